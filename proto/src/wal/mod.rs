@@ -1,8 +1,15 @@
 //! The write-ahead log as files: their names, sizes and pages.
 
+pub mod check;
+mod error;
+pub mod history;
 mod name;
+pub mod padding;
+pub mod page;
 mod segment;
 
+pub use error::WalError;
+pub use history::{HistoryEntry, TimelineHistory};
 pub use name::{NameError, WalFile};
 pub use segment::{SegmentName, SegmentNo, SegmentSize, SegmentSizeError};
 

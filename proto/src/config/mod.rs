@@ -1,0 +1,225 @@
+//! The configuration file: one for all programs, TOML, every key optional, unknown keys refused.
+//!
+//! The comments of the fields are the reference manual. Durations are written as `"1s"`, `"500ms"`, `"14d"`,
+//! `"1h 30m"`. Whatever a key names is only checked for its form here: whether it exists is found out by whoever
+//! uses it.
+
+mod error;
+mod names;
+mod read;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use error::ConfigError;
+pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
+
+/// Where the file is looked for when nothing names one.
+pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
+/// The environment variable that names the file.
+pub const ENV: &str = "WALKEEP_CONFIG";
+/// The cluster's name where none is given.
+pub const DEFAULT_CLUSTER: &str = "main";
+
+/// What the configuration file says, defaults filled in.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// `repository`: where everything is stored: `file:///path`, `s3://bucket/prefix`, `gs://bucket/prefix` or
+    /// `az://container/prefix`. Credentials come from the environment's usual places, never from here.
+    pub repository: Option<String>,
+    /// `cluster`: the user's own name for one PostgreSQL cluster; any number share a repository.
+    /// Letters, digits, `-`, `_`, `.`; 1 to 63 of them.
+    pub cluster: Option<ClusterName>,
+    /// `postgres`: how to reach the server, as libpq keywords or as a URI; several hosts may be named. May hold a
+    /// password, so it is never shown; better keep that in a passfile.
+    pub postgres: Option<String>,
+    /// `socket`: where the agent listens for `archive-cmd`; at most 107 bytes. See [`Config::socket_path`].
+    pub socket: Option<PathBuf>,
+    /// `[stream]`
+    pub stream: StreamConfig,
+    /// `[storage]`
+    pub storage: StorageConfig,
+    /// `[compression]`
+    pub compression: CompressionConfig,
+    /// `[encryption]`
+    pub encryption: EncryptionConfig,
+    /// `[retention]`
+    pub retention: Option<Retention>,
+    /// `[schedule]`
+    pub schedule: ScheduleConfig,
+    /// `[http]`
+    pub http: HttpConfig,
+}
+
+/// `[stream]`: WAL by the replication protocol, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamConfig {
+    /// `enabled`: whether the agent streams. Default `true`; without it only `archive_command` brings WAL.
+    pub enabled: bool,
+    /// `slot`: the physical replication slot. Default `"walkeep"`; `[a-z0-9_]`, 1 to 63 characters.
+    pub slot: SlotName,
+    /// `flush_interval`: the most that received WAL waits before it goes to the repository. Default `"1s"`;
+    /// more than 0, at most 1 hour.
+    pub flush_interval: Duration,
+    /// `synchronous`: flush at once and be fit to be named in `synchronous_standby_names`. Default `false`.
+    pub synchronous: bool,
+    /// `shutdown_grace`: how long a shutdown of the server may wait for a repository that does not answer.
+    /// Default `"1m"`; at most 1 hour.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            slot: SlotName::default(),
+            flush_interval: Duration::from_secs(1),
+            synchronous: false,
+            shutdown_grace: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `[storage]`: how to speak to the object store. A file repository needs none of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageConfig {
+    /// `endpoint`: URL of a store that is not the provider's own, such as `"http://127.0.0.1:9000"`.
+    pub endpoint: Option<String>,
+    /// `region`: the bucket's region. Default: what the environment says.
+    pub region: Option<String>,
+    /// `path_style`: the bucket goes into the path of a request instead of the host's name. Default `false`.
+    pub path_style: bool,
+    /// `allow_http`: permits an endpoint without TLS. Default `false`.
+    pub allow_http: bool,
+    /// `storage_class`: the class of what is written, by the provider's name for it.
+    pub storage_class: Option<String>,
+    /// `kms_key`: identifier of the provider's key that encrypts what is written (S3: SSE-KMS).
+    pub kms_key: Option<String>,
+    /// `tags`: a table of tags that every object gets; at most 10, as S3 has it.
+    pub tags: BTreeMap<String, String>,
+    /// `ca_file`: PEM file of certificate authorities to trust, for a private store.
+    pub ca_file: Option<PathBuf>,
+    /// `connect_timeout`: for one attempt to connect. Default `"5s"`; more than 0, at most 10 minutes.
+    pub connect_timeout: Duration,
+    /// `read_timeout`: the longest silence within an answer. Default `"30s"`; more than 0, at most 1 hour.
+    pub read_timeout: Duration,
+    /// `retry_timeout`: how long one request is tried again before the store counts as unreachable.
+    /// Default `"1m"`; at most 1 day. What must not fail is tried again after that too.
+    pub retry_timeout: Duration,
+    /// `concurrency`: requests at a time for bulk work. Default 4; 1 to 64.
+    pub concurrency: usize,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: None,
+            path_style: false,
+            allow_http: false,
+            storage_class: None,
+            kms_key: None,
+            tags: BTreeMap::new(),
+            ca_file: None,
+            connect_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(30),
+            retry_timeout: Duration::from_secs(60),
+            concurrency: 4,
+        }
+    }
+}
+
+/// `[compression]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompressionConfig {
+    /// `level`: of zstd. Default 1; 1 to 19. From 6 up it costs five times the time for a few per cent.
+    pub level: i32,
+}
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        Self { level: 1 }
+    }
+}
+
+/// `[encryption]`: by age, to public keys. No recipients: nothing is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EncryptionConfig {
+    /// `recipients`: X25519 public keys (`age1…`) to which everything is encrypted.
+    pub recipients: Vec<String>,
+    /// `identity_file`: the secret key that reads everything. The database host does not need it to write.
+    pub identity_file: Option<PathBuf>,
+    /// `metadata_identity_file`: a secret key that reads manifests and indexes, but no data.
+    pub metadata_identity_file: Option<PathBuf>,
+}
+
+/// `[retention]`: what `walkeep expire` keeps. Exactly one of the two keys; without the section everything is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// `window`: every moment of this much time back stays restorable; at least 1 minute.
+    Window(Duration),
+    /// `full`: so many full backups stay, with all that depends on them; at least 1.
+    Full(u32),
+}
+
+/// `[schedule]`: times as in a crontab: minute, hour, day of the month, month, day of the week. A key that is
+/// not there: never.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ScheduleConfig {
+    /// `full`: full backups.
+    pub full: Option<String>,
+    /// `incremental`: incremental backups.
+    pub incremental: Option<String>,
+    /// `verify`: re-reading of the repository.
+    pub verify: Option<String>,
+    /// `drill`: restores for proof.
+    pub drill: Option<String>,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HttpConfig {
+    /// `listen`: address and port for `/metrics`, `/status.json` and the page at `/`. Default: none.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Config {
+    /// Reads the text of a configuration file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong: the key, the line, and what is allowed.
+    pub fn parse(text: &str) -> Result<Config, ConfigError> {
+        read::config(text)
+    }
+
+    /// Where the agent's socket is: `socket`, else `/run/walkeep/<cluster>.sock`, where the cluster is `main` if
+    /// it was given no name.
+    pub fn socket_path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| {
+            let cluster = self.cluster.as_ref().map_or(DEFAULT_CLUSTER, ClusterName::as_str);
+            PathBuf::from(format!("/run/walkeep/{cluster}.sock"))
+        })
+    }
+}
+
+/// `postgres` may hold a password: it is left out.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("repository", &self.repository)
+            .field("cluster", &self.cluster)
+            .field("postgres", &self.postgres.as_ref().map(|_| "…"))
+            .field("socket", &self.socket)
+            .field("stream", &self.stream)
+            .field("storage", &self.storage)
+            .field("compression", &self.compression)
+            .field("encryption", &self.encryption)
+            .field("retention", &self.retention)
+            .field("schedule", &self.schedule)
+            .field("http", &self.http)
+            .finish()
+    }
+}
