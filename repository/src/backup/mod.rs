@@ -1,0 +1,215 @@
+//! Base backups in the repository.
+//!
+//! ```text
+//! backup/<label>/intent                   a backup begins: who takes it
+//! backup/<label>/alive-<time>             it is still running
+//! backup/<label>/server-manifest          the server's own backup_manifest
+//! backup/<label>/manifest-<generation>    it is complete; the highest generation counts
+//! ```
+//!
+//! The manifest's presence is what makes a backup exist. Whatever a backup leaves that was cut off before is
+//! not a backup, and harms nothing.
+
+mod commit;
+mod label;
+mod running;
+
+use std::collections::BTreeMap;
+use std::io::{BufReader, Read};
+
+use bytes::Bytes;
+
+pub use label::{BackupKind, BackupLabel, LabelError};
+pub use running::{Intent, SILENCE, Unfinished};
+
+use crate::branch::off_thread;
+use crate::manifest::{Manifest, ManifestError, ManifestHead, ManifestReader};
+use crate::sealed::{Encryption, HEADER_LENGTH, UnsealReader, from_io, parse_header};
+use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
+
+/// A whole backup in the repository.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BackupRef {
+    /// Its label.
+    pub label: BackupLabel,
+    /// The highest generation of its manifest: the one that counts.
+    pub generation: u32,
+}
+
+/// The first generation of a manifest.
+const FIRST_GENERATION: u32 = 1;
+
+/// So much of a manifest is fetched to read its head.
+const HEAD_FETCH: u64 = 64 << 10;
+
+/// Longest text of a manifest: some hundred million files.
+const MAX_MANIFEST: u64 = 16 << 30;
+
+/// Longest `backup_manifest` of a server.
+const MAX_SERVER_MANIFEST: u64 = 4 << 30;
+
+/// Where all backups of a branch lie.
+fn folder() -> Key {
+    Key::root().child("backup")
+}
+
+/// What lies in a backup's folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Member {
+    Intent,
+    Alive,
+    ServerManifest,
+    Manifest { generation: u32 },
+    Stray,
+}
+
+impl Member {
+    fn parse(name: &str) -> Self {
+        let generation = |text: &str| {
+            let digits = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse().ok()).flatten()
+        };
+        match name.split_once('-') {
+            None if name == "intent" => Self::Intent,
+            Some(("alive", _)) => Self::Alive,
+            Some(("server", "manifest")) => Self::ServerManifest,
+            Some(("manifest", text)) => match generation(text) {
+                Some(generation) => Self::Manifest { generation },
+                None => Self::Stray,
+            },
+            _ => Self::Stray,
+        }
+    }
+}
+
+impl BackupRef {
+    /// The manifest's key below the branch.
+    fn key(&self) -> Key {
+        folder().child(&self.label).child(format_args!("manifest-{:08}", self.generation))
+    }
+}
+
+impl Branch {
+    /// All whole backups, oldest first.
+    pub async fn backups(&self) -> Result<Vec<BackupRef>> {
+        let found = self.backup_objects().await?;
+        Ok(found.into_iter().filter_map(|(label, members)| newest(&label, &members)).collect())
+    }
+
+    /// The whole backup of that label.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if it has no manifest: then it never became one, or is gone.
+    pub async fn backup(&self, label: &BackupLabel) -> Result<BackupRef> {
+        let objects = self.store().list_folder(&self.key(&folder().child(label))).await?.objects;
+        let members: Vec<_> =
+            objects.into_iter().map(|info| (Member::parse(info.key.name()), info)).collect();
+        newest(label, &members).ok_or_else(|| Error::Absent { what: format!("backup {label}") })
+    }
+
+    /// All objects below `backup/`, by label.
+    async fn backup_objects(&self) -> Result<BTreeMap<BackupLabel, Vec<(Member, ObjectInfo)>>> {
+        let root = self.key(&folder());
+        let mut found: BTreeMap<BackupLabel, Vec<_>> = BTreeMap::new();
+        for info in self.store().list(&root).await? {
+            let Some((label, name)) = info.key.below(&root).and_then(|below| below.split_once('/')) else {
+                continue;
+            };
+            if let Ok(label) = label.parse() {
+                found.entry(label).or_default().push((Member::parse(name), info.clone()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first line of a manifest: cheap, whatever the size of the manifest.
+    ///
+    /// It lies in a zstd frame of its own with a checksum, so damage is noticed; the digest over the whole
+    /// manifest is checked by [`Branch::read_manifest`] only, which is to be used before anything is done
+    /// with the backup.
+    pub async fn read_manifest_head(&self, backup: &BackupRef) -> Result<ManifestHead> {
+        let name = backup.key();
+        let expected = self.expected(Kind::Manifest, &name, MAX_MANIFEST);
+        let front = self.store().get_range(&expected.key, 0..HEAD_FETCH).await?;
+        let header = parse_header(&front, &expected)?;
+        let content = match header.encryption {
+            Encryption::None => front.slice(HEADER_LENGTH..),
+            // As much of the clear content is there for sure.
+            Encryption::Age if front.len() as u64 == HEAD_FETCH => {
+                self.content_reader(Kind::Manifest, &name).await?.read(0..HEAD_FETCH / 2).await?
+            }
+            Encryption::Age => Bytes::new(),
+        };
+        let head = match first_frame(&content) {
+            Some(line) => {
+                ManifestReader::head_only(line.as_slice()).map_err(|e| unreadable(&expected.key, e))?
+            }
+            None => self.read_manifest(backup).await?.head,
+        };
+        self.check_head(backup, head)
+    }
+
+    /// A whole manifest, verified.
+    pub async fn read_manifest(&self, backup: &BackupRef) -> Result<Manifest> {
+        let expected = self.expected(Kind::Manifest, &backup.key(), MAX_MANIFEST);
+        let object = self.store().get(&expected.key).await?;
+        let unsealing = self.unsealing().clone();
+        let manifest = off_thread(&expected.key.clone(), move || {
+            let content = UnsealReader::new(&object[..], &expected, &unsealing)?;
+            // Reads to the end of the content, where the digest is checked.
+            Manifest::read(BufReader::new(content)).map_err(|error| unreadable(&expected.key, error))
+        })
+        .await?;
+        Ok(Manifest { head: self.check_head(backup, manifest.head)?, ..manifest })
+    }
+
+    /// The server's own `backup_manifest`, if this backup keeps it.
+    pub async fn read_server_manifest(&self, head: &ManifestHead) -> Result<Option<Bytes>> {
+        let Some(name) = &head.server_manifest else { return Ok(None) };
+        let name = folder().child(&head.label).child(name);
+        let (_, content) = self.get_sealed(Kind::ServerManifest, &name, MAX_SERVER_MANIFEST).await?;
+        Ok(Some(content))
+    }
+
+    /// A manifest must be that of the backup and cluster under whose key it lies.
+    fn check_head(&self, backup: &BackupRef, head: ManifestHead) -> Result<ManifestHead> {
+        let own = head.label == backup.label
+            && head.system_id == self.system_id()
+            && head.cluster == *self.cluster()
+            && head.segment_size == self.segment_size();
+        match own {
+            true => Ok(head),
+            false => Err(Error::corrupt(
+                self.key(&backup.key()),
+                format_args!(
+                    "it is the manifest of {} of cluster {} {}",
+                    head.label, head.cluster, head.system_id
+                ),
+            )),
+        }
+    }
+}
+
+fn newest(label: &BackupLabel, members: &[(Member, ObjectInfo)]) -> Option<BackupRef> {
+    let generations = members.iter().filter_map(|(member, _)| match member {
+        Member::Manifest { generation } => Some(*generation),
+        _ => None,
+    });
+    generations.max().map(|generation| BackupRef { label: label.clone(), generation })
+}
+
+/// The first zstd frame, if all of it is there and its checksum is right.
+fn first_frame(content: &[u8]) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(content).ok()?.single_frame();
+    decoder.by_ref().take(HEAD_FETCH * 64).read_to_end(&mut line).ok()?;
+    line.ends_with(b"\n").then_some(line)
+}
+
+fn unreadable(key: &Key, error: ManifestError) -> Error {
+    match error {
+        ManifestError::Io(error) => from_io(key, error),
+        error @ ManifestError::Format { .. } => Error::invalid(format_args!("object {key}"), error),
+        error => Error::corrupt(key, error),
+    }
+}

@@ -1,0 +1,111 @@
+//! Backups that have begun and are not complete: running ones, and what others have left.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{BackupLabel, Member, folder, newest};
+use crate::error::OrAbsent;
+use crate::{Branch, Error, Kind, ObjectInfo, Result, WriterId};
+
+/// A backup that gave no sign of life for so long, by the store's clock, is taken for dead.
+pub const SILENCE: Duration = Duration::from_secs(600);
+
+/// Longest intent.
+const MAX_INTENT: u64 = 64 << 10;
+
+/// Who takes a backup: written before anything else of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Intent {
+    /// The backup's label.
+    pub label: BackupLabel,
+    /// The backup that it will be compared with.
+    pub parent: Option<BackupLabel>,
+    /// The host that it runs on.
+    pub host: String,
+    /// The process there.
+    pub pid: u32,
+    /// The writer that it writes as.
+    pub writer: WriterId,
+    /// By that host's clock.
+    pub started_at: Timestamp,
+}
+
+/// A backup that has begun and has no manifest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unfinished {
+    /// Its label.
+    pub label: BackupLabel,
+    /// When it last gave a sign of life, by the store's clock.
+    pub last_alive: Timestamp,
+}
+
+impl Unfinished {
+    /// Whether it is still running at `now`, by the store's clock.
+    pub fn is_running(&self, now: Timestamp) -> bool {
+        now.duration_since(self.last_alive).as_secs() < SILENCE.as_secs() as i64
+    }
+}
+
+impl Branch {
+    /// Makes known that a backup begins. From now on [`Branch::heartbeat`] is due every minute.
+    pub async fn begin_backup(&self, intent: &Intent) -> Result<()> {
+        let name = folder().child(&intent.label).child("intent");
+        let json =
+            serde_json::to_vec(intent).map_err(|error| Error::invalid("the backup's intent", error))?;
+        self.put_sealed(self.header(Kind::Intent, &name), json.into()).await?;
+        Ok(())
+    }
+
+    /// A sign of life of a running backup.
+    pub async fn heartbeat(&self, label: &BackupLabel) -> Result<()> {
+        let backup = folder().child(label);
+        // The time only makes the name new; what counts is when the store says that it was written.
+        let name = backup.child(format_args!("alive-{}", Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ")));
+        self.put_sealed(self.header(Kind::Alive, &name), Bytes::new()).await?;
+        // The signs before this one have done their work. Whoever may not delete leaves them; `expire` sweeps
+        // them.
+        let current = self.key(&name);
+        for sign in self.store().list_starting(&self.key(&backup), "alive-").await? {
+            if sign.key < current && self.store().delete(&sign.key).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Backups that have begun and have no manifest, oldest first: running ones and leftovers.
+    pub async fn unfinished_backups(&self) -> Result<Vec<Unfinished>> {
+        let found = self.backup_objects().await?;
+        let unfinished = found.into_iter().filter(|(label, members)| newest(label, members).is_none());
+        Ok(unfinished.filter_map(|(label, members)| last_sign(label, &members)).collect())
+    }
+
+    /// Other backups that are running while `label` does, by the store's clock. `label` must have begun, and
+    /// given a sign of life just now: that is where the store's present time is taken from.
+    pub async fn other_running_backups(&self, label: &BackupLabel) -> Result<Vec<Unfinished>> {
+        let mut unfinished = self.unfinished_backups().await?;
+        let own = unfinished.iter().position(|backup| backup.label == *label);
+        let own = own.ok_or_else(|| Error::Absent { what: format!("the intent of backup {label}") })?;
+        let now = unfinished.remove(own).last_alive;
+        unfinished.retain(|backup| backup.is_running(now));
+        Ok(unfinished)
+    }
+
+    /// Who takes, or took, a backup; `None` if there is no intent.
+    pub async fn read_intent(&self, label: &BackupLabel) -> Result<Option<Intent>> {
+        let name = folder().child(label).child("intent");
+        let Some((_, json)) = self.get_sealed(Kind::Intent, &name, MAX_INTENT).await.or_absent()? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&json).map(Some).map_err(|error| Error::corrupt(self.key(&name), error))
+    }
+}
+
+fn last_sign(label: BackupLabel, members: &[(Member, ObjectInfo)]) -> Option<Unfinished> {
+    let signs = members.iter().filter(|(member, _)| matches!(member, Member::Intent | Member::Alive));
+    let last_alive = signs.map(|(_, info)| info.modified).max()?;
+    Some(Unfinished { label, last_alive })
+}

@@ -1,0 +1,202 @@
+//! A branch: one cluster under one system identifier.
+//!
+//! ```text
+//! walkeep.json
+//! <cluster>/<system identifier>/
+//!     branch                                                              what it was begun with
+//!     epoch/<number>-<writer>                                             who streams since when
+//!     wal/<timeline>/<log>/<segment>-<digest>                             a whole segment
+//!     wal/<timeline>/<log>/tail/<segment>/<epoch>-<from>-<to>-<digest>    a fragment of one
+//!     wal/<file>-<digest>                                                 a history, partial or backup file
+//!     backup/…  pack/…                                                    base backups
+//! ```
+//!
+//! Every object is immutable, and its name holds a digest or a writer: to write one twice is harmless, and
+//! two writers cannot harm each other.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::SystemId;
+use proto::config::ClusterName;
+use proto::wal::SegmentSize;
+use serde::{Deserialize, Serialize};
+
+use crate::sealed::{
+    ContentReader, Encryption, Expected, HEADER_LENGTH, Header, Kind, Sealed, Sealing, Unsealing, WriterId,
+    parse_header, seal_with_digest, unseal,
+};
+use crate::{Error, Key, Result, Store};
+
+/// The object that begins a branch.
+pub(crate) const FACTS: &str = "branch";
+
+/// Nothing under [`FACTS`] is longer.
+const LONGEST_FACTS: u64 = 64 << 10;
+
+/// What a branch records of its cluster when it is begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BranchFacts {
+    /// The cluster's segment size, in bytes.
+    pub segment_size: SegmentSize,
+    /// The server's version when the branch was begun, such as 150018.
+    pub server_version: u32,
+}
+
+/// One cluster under one system identifier. Cheap to clone.
+#[derive(Clone)]
+pub struct Branch {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    cluster: ClusterName,
+    system_id: SystemId,
+    facts: BranchFacts,
+    sealing: Sealing,
+    unsealing: Unsealing,
+    writer: WriterId,
+    root: Key,
+}
+
+impl Branch {
+    pub(crate) fn assemble(
+        store: Store,
+        cluster: ClusterName,
+        system_id: SystemId,
+        facts: BranchFacts,
+        sealing: Sealing,
+        unsealing: Unsealing,
+    ) -> Self {
+        let root = Key::root().child(&cluster).child(system_id);
+        let writer = WriterId::random();
+        let inner = Inner { store, cluster, system_id, facts, sealing, unsealing, writer, root };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub(crate) async fn read_facts(&self) -> Result<BranchFacts> {
+        let name = Key::root().child(FACTS);
+        let (_, json) = self.get_sealed(Kind::Branch, &name, LONGEST_FACTS).await?;
+        serde_json::from_slice(&json).map_err(|error| Error::corrupt(self.key(&name), error))
+    }
+
+    /// The store that it lies in.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The cluster's name in the repository.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.inner.cluster
+    }
+
+    /// The cluster's system identifier.
+    pub fn system_id(&self) -> SystemId {
+        self.inner.system_id
+    }
+
+    /// What was recorded when the branch was begun.
+    pub fn facts(&self) -> BranchFacts {
+        self.inner.facts
+    }
+
+    /// The cluster's segment size.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.inner.facts.segment_size
+    }
+
+    /// How objects are written.
+    pub fn sealing(&self) -> &Sealing {
+        &self.inner.sealing
+    }
+
+    /// What opens encrypted objects.
+    pub fn unsealing(&self) -> &Unsealing {
+        &self.inner.unsealing
+    }
+
+    /// This program's own random name as a writer; a new one each time that the branch is opened.
+    pub fn writer(&self) -> WriterId {
+        self.inner.writer
+    }
+
+    /// `<cluster>/<system identifier>`: where its objects lie.
+    pub fn root(&self) -> &Key {
+        &self.inner.root
+    }
+
+    /// The key in the store of what is `name` below the branch.
+    pub fn key(&self, name: &Key) -> Key {
+        self.inner.root.join(name)
+    }
+
+    /// A header for an object of this branch by this writer; the optional fields are empty.
+    pub fn header(&self, kind: Kind, name: &Key) -> Header {
+        Header {
+            kind,
+            name: name.to_string(),
+            cluster: self.cluster().clone(),
+            system_id: self.system_id(),
+            timeline: None,
+            from: None,
+            to: None,
+            server_time: None,
+            writer: self.writer(),
+            encryption: Encryption::None,
+        }
+    }
+
+    /// What to expect of an object of this branch.
+    pub fn expected(&self, kind: Kind, name: &Key, max_length: u64) -> Expected {
+        Expected {
+            key: self.key(name),
+            kind,
+            name: name.to_string(),
+            cluster: self.cluster().clone(),
+            system_id: self.system_id(),
+            max_length,
+        }
+    }
+
+    /// Seals `content` and stores it durably under the header's name.
+    pub async fn put_sealed(&self, header: Header, content: Bytes) -> Result<Sealed> {
+        let key = self.key(&Key::new(&header.name)?);
+        let sealing = self.sealing().clone();
+        let (object, sealed) =
+            off_thread(&key, move || seal_with_digest(&header, &content, &sealing)).await?;
+        self.store().put(&key, object).await?;
+        Ok(sealed)
+    }
+
+    /// Reads an object, opens and checks it. At most `max_length` bytes of content.
+    pub async fn get_sealed(&self, kind: Kind, name: &Key, max_length: u64) -> Result<(Header, Bytes)> {
+        let expected = self.expected(kind, name, max_length);
+        let object = self.store().get(&expected.key).await?;
+        let unsealing = self.unsealing().clone();
+        let key = expected.key.clone();
+        let (header, content) = off_thread(&key, move || unseal(&object, &expected, &unsealing)).await?;
+        Ok((header, content.into()))
+    }
+
+    /// Reads only the clear header at an object's front: quick, needs no key, proves nothing.
+    pub async fn peek(&self, kind: Kind, name: &Key) -> Result<Header> {
+        let expected = self.expected(kind, name, 0);
+        let front = self.store().get_range(&expected.key, 0..HEADER_LENGTH as u64).await?;
+        parse_header(&front, &expected)
+    }
+
+    /// Opens an object for reading ranges of its clear content.
+    pub async fn content_reader(&self, kind: Kind, name: &Key) -> Result<ContentReader> {
+        ContentReader::open(self.store(), &self.expected(kind, name, 0), self.unsealing()).await
+    }
+}
+
+/// Runs what needs the processor for long apart from what must keep answering.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    key: &Key,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::Unreachable { what: format!("object {key}"), why: error.to_string() })?
+}

@@ -1,0 +1,88 @@
+//! Fetches an inventory.
+
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use proto::wal::SegmentName;
+use proto::{Lsn, ServerTime, TimelineId};
+
+use super::{Inventory, UnreadableBackup};
+use crate::error::OrAbsent;
+use crate::{Branch, Error, Kind, Result};
+
+/// Heads of manifests that are fetched side by side.
+const SIDE_BY_SIDE: usize = 16;
+
+impl Inventory {
+    /// Reads the heads of all manifests, the names of all WAL, and the time of the last WAL of each window.
+    ///
+    /// A manifest that cannot be used does not hide the others: it is listed in [`Inventory::unreadable`].
+    pub async fn load(branch: &Branch) -> Result<Self> {
+        let backups = branch.backups().await?;
+        let heads = backups.into_iter().map(|backup| async move {
+            let head = branch.read_manifest_head(&backup).await;
+            match head {
+                Ok(head) => Ok(Some(Ok(head))),
+                // Removed since it was listed.
+                Err(Error::Absent { .. }) => Ok(None),
+                Err(error @ (Error::Corrupt { .. } | Error::Locked { .. } | Error::Invalid { .. })) => {
+                    Ok(Some(Err(UnreadableBackup { label: backup.label, error })))
+                }
+                Err(error) => Err(error),
+            }
+        });
+        let heads: Vec<_> = stream::iter(heads).buffered(SIDE_BY_SIDE).try_collect().await?;
+        let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
+        for head in heads.into_iter().flatten() {
+            match head {
+                Ok(head) => readable.push(head),
+                Err(backup) => unreadable.push(backup),
+            }
+        }
+        // After the manifests: WAL that a backup needs was there before its manifest was.
+        let wal = branch.wal_listing().await?;
+        let mut inventory = Self::new(readable, wal, branch.segment_size());
+        inventory.unreadable = unreadable;
+        for window in inventory.windows() {
+            if let Some(time) = inventory.time_before(branch, window.timeline, window.to_lsn).await? {
+                inventory.end_times.insert((window.timeline, window.to_lsn), time);
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// When the server sent the byte before `end`, as the object that holds it tells. Clear headers are good
+    /// enough for what is only shown.
+    async fn time_before(
+        &self,
+        branch: &Branch,
+        timeline: TimelineId,
+        end: Lsn,
+    ) -> Result<Option<Timestamp>> {
+        let size = self.segment_size();
+        let number = size.segment_before(end);
+        // An offset within a segment, whose size has 31 bits at most.
+        let offset = end.bytes_since(number.start(size)) as u32;
+        let lineage = self.lineage(timeline);
+        for part in lineage.timelines_of(number, size) {
+            let Some(wal) = self.wal.timelines.get(&part.timeline) else { continue };
+            let name = SegmentName::new(part.timeline, number, size);
+            let header = if wal.segments.contains_key(&name) {
+                branch.peek_segment(name).await
+            } else {
+                let last = wal.fragments.iter().find(|f| f.segment == name && f.to == offset);
+                let Some(last) = last else { continue };
+                branch.peek(Kind::Fragment, &last.key()).await
+            };
+            return match header.or_absent() {
+                Ok(header) => Ok(header.and_then(|header| header.server_time).and_then(instant)),
+                Err(Error::Corrupt { .. } | Error::Conflict { .. }) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        Ok(None)
+    }
+}
+
+fn instant(time: ServerTime) -> Option<Timestamp> {
+    Timestamp::from_microsecond(time.unix_micros()).ok()
+}

@@ -1,0 +1,13 @@
+//! What can be restored: lineages, coverage, windows and gaps.
+//!
+//! All of it is computed from names and heads, without clock, network or file, but for [`Inventory::load`],
+//! which fetches them.
+
+mod coverage;
+mod inventory;
+mod lineage;
+mod load;
+
+pub use coverage::Coverage;
+pub use inventory::{BackupSummary, Gap, Inventory, Listing, UnreadableBackup, Window};
+pub use lineage::{Lineage, MissingFork, Part};

@@ -1,0 +1,23 @@
+//! The WAL in a branch: whole segments, fragments of them, and the small files beside them.
+
+mod epoch;
+mod file;
+mod listing;
+mod names;
+mod segment;
+mod tail;
+
+pub use epoch::EpochFacts;
+pub use file::HistoryFile;
+pub use listing::{TimelineWal, WalListing};
+pub use names::{Epoch, FragmentName};
+pub use tail::Tail;
+
+/// Whether something had to be stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stored {
+    /// It was not there.
+    New,
+    /// The same content was there already.
+    Already,
+}

@@ -1,0 +1,280 @@
+//! Whole segments.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use proto::wal::SegmentName;
+use proto::{Digest, ServerTime};
+use tokio::sync::mpsc;
+
+use super::Stored;
+use super::names::{WalObject, log_folder};
+use crate::branch::off_thread;
+use crate::sealed::{Header, Kind, SealWriter, UnsealReader, from_io, seal_with_digest};
+use crate::store::{SyncRead, SyncUpload};
+use crate::{Branch, Error, Key, Result};
+
+impl Branch {
+    /// Stores a whole segment.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if another content is stored under this name. Then both are, and an operator has
+    /// to settle it. [`Error::Invalid`] if the content has not the segment's size, or not this digest.
+    pub async fn put_segment(
+        &self,
+        name: SegmentName,
+        digest: Digest,
+        server_time: Option<ServerTime>,
+        content: Bytes,
+    ) -> Result<Stored> {
+        let header = self.segment_header(name, digest, server_time)?;
+        if self.stored_before(name, digest).await? {
+            return Ok(Stored::Already);
+        }
+        let key = self.key(&segment_key(name, digest));
+        let sealing = self.sealing().clone();
+        let (size, length) = (self.segment_size().bytes(), content.len() as u64);
+        let object = off_thread(&key, move || {
+            let (object, sealed) = seal_with_digest(&header, &content, &sealing)?;
+            check_content(name, size, digest, length, sealed.digest)?;
+            Ok(object)
+        });
+        self.store().put(&key, object.await?).await?;
+        self.judge(name, digest).await
+    }
+
+    /// Stores a whole segment in bounded memory. The content is digested while it passes; if it is not what
+    /// `digest` says, nothing is stored.
+    pub async fn put_segment_stream(
+        &self,
+        name: SegmentName,
+        digest: Digest,
+        server_time: Option<ServerTime>,
+        mut content: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
+    ) -> Result<Stored> {
+        let header = self.segment_header(name, digest, server_time)?;
+        if self.stored_before(name, digest).await? {
+            return Ok(Stored::Already);
+        }
+        let key = self.key(&segment_key(name, digest));
+        let upload = SyncUpload::new(self.store().upload(&key).await?);
+        let sealing = self.sealing().clone();
+        let size = self.segment_size().bytes();
+        let (pieces, mut incoming) = mpsc::channel::<Bytes>(4);
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut writer = SealWriter::new(upload, &header, &sealing)?;
+            while let Some(piece) = incoming.blocking_recv() {
+                writer.write_raw(&piece)?;
+                if writer.raw_length() > size {
+                    break;
+                }
+            }
+            // Cut short by an error of the source, too, it has not the right length and stays invisible.
+            let (upload, sealed) = writer.finish()?;
+            match check_content(name, size, digest, sealed.raw_length, sealed.digest) {
+                Ok(()) => upload.finish(),
+                Err(error) => {
+                    upload.abort();
+                    Err(error)
+                }
+            }
+        });
+        let mut source = Ok(());
+        while let Some(piece) = content.next().await {
+            match piece {
+                Ok(piece) => {
+                    // A writer that takes no more has failed, and says below why.
+                    if pieces.send(piece).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    source = Err(Error::invalid(format_args!("segment {name}"), error));
+                    break;
+                }
+            }
+        }
+        drop(pieces);
+        let written = writing
+            .await
+            .map_err(|error| Error::Unreachable { what: format!("object {key}"), why: error.to_string() })?;
+        source?;
+        written?;
+        self.judge(name, digest).await
+    }
+
+    /// The digest of a stored segment.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if there are two.
+    pub async fn segment_digest(&self, name: SegmentName) -> Result<Option<Digest>> {
+        match self.segment_digests(name).await?[..] {
+            [] => Ok(None),
+            [digest] => Ok(Some(digest)),
+            ref digests => Err(self.conflict(name, digests)),
+        }
+    }
+
+    /// A whole segment, verified.
+    pub async fn read_segment(&self, name: SegmentName) -> Result<Bytes> {
+        let digest = self.require_segment(name).await?;
+        let object = segment_key(name, digest);
+        let size = self.segment_size().bytes();
+        let (_, content) = self.get_sealed(Kind::Segment, &object, size).await?;
+        self.check_length(&object, content.len() as u64)?;
+        let key = self.key(&object);
+        let (content, actual) = off_thread(&key, move || {
+            let actual = Digest::of(&content);
+            Ok((content, actual))
+        })
+        .await?;
+        self.check_digest(&object, digest, actual)?;
+        Ok(content)
+    }
+
+    /// Writes a whole segment to `writer` in bounded memory, and returns its length. Only if this succeeds is
+    /// what was written right.
+    pub async fn read_segment_to(
+        &self,
+        name: SegmentName,
+        mut writer: impl Write + Send + 'static,
+    ) -> Result<u64> {
+        let digest = self.require_segment(name).await?;
+        let object = segment_key(name, digest);
+        let expected = self.expected(Kind::Segment, &object, self.segment_size().bytes());
+        let input = SyncRead::new(self.store().get_stream(&expected.key, 0).await?);
+        let (branch, key) = (self.clone(), expected.key.clone());
+        off_thread(&key, move || {
+            let mut reader = UnsealReader::new(input, &expected, branch.unsealing())?;
+            let mut hasher = blake3::Hasher::new();
+            let mut length = 0;
+            let mut buffer = vec![0; 256 << 10];
+            loop {
+                let count = std::io::Read::read(&mut reader, &mut buffer)
+                    .map_err(|error| from_io(&expected.key, error))?;
+                if count == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..count]);
+                length += count as u64;
+                let written = writer.write_all(&buffer[..count]);
+                written.map_err(|error| Error::Refused { what: name.to_string(), why: error.to_string() })?;
+            }
+            branch.check_length(&object, length)?;
+            branch.check_digest(&object, digest, hasher.finalize().into())?;
+            Ok(length)
+        })
+        .await
+    }
+
+    /// A stored segment's clear header: whose clock said what when it was sent. Not proven.
+    pub async fn peek_segment(&self, name: SegmentName) -> Result<Header> {
+        let digest = self.require_segment(name).await?;
+        self.peek(Kind::Segment, &segment_key(name, digest)).await
+    }
+
+    fn segment_header(
+        &self,
+        name: SegmentName,
+        digest: Digest,
+        server_time: Option<ServerTime>,
+    ) -> Result<Header> {
+        let number = name.number(self.segment_size()).map_err(|why| Error::invalid(name, why))?;
+        let mut header = self.header(Kind::Segment, &segment_key(name, digest));
+        header.timeline = Some(name.timeline);
+        header.from = Some(number.start(self.segment_size()));
+        header.to = Some(number.end(self.segment_size()));
+        header.server_time = server_time;
+        Ok(header)
+    }
+
+    /// Whether exactly this content is stored already. Another content beside it is an error at once; another
+    /// alone is one as soon as ours is there too, so that both are kept.
+    async fn stored_before(&self, name: SegmentName, digest: Digest) -> Result<bool> {
+        let digests = self.segment_digests(name).await?;
+        if !digests.contains(&digest) {
+            return Ok(false);
+        }
+        // An object becomes visible whole, by a put that had made it durable before. So to see it is enough,
+        // and its size needs no look.
+        if digests.len() > 1 { Err(self.conflict(name, &digests)) } else { Ok(true) }
+    }
+
+    /// What makes a segment's acknowledgement true: our object was put durably, and a listing made after that
+    /// shows no other content. Of two writers with different contents the later lister sees both, so at least
+    /// one of them is stopped.
+    async fn judge(&self, name: SegmentName, digest: Digest) -> Result<Stored> {
+        let digests = self.segment_digests(name).await?;
+        match digests[..] {
+            [only] if only == digest => Ok(Stored::New),
+            ref digests if digests.contains(&digest) => Err(self.conflict(name, digests)),
+            _ => Err(Error::Unreachable {
+                what: format!("segment {name} in {}", self.store().description()),
+                why: "the store took it, but does not list it".into(),
+            }),
+        }
+    }
+
+    async fn segment_digests(&self, name: SegmentName) -> Result<Vec<Digest>> {
+        let folder = self.key(&log_folder(name.timeline, name.log));
+        let objects = self.store().list_starting(&folder, &format!("{name}-")).await?;
+        let digests = objects.iter().filter_map(|object| {
+            match WalObject::parse(&Key::new(object.key.below(self.root())?).ok()?)? {
+                WalObject::Segment(found, digest) if found == name => Some(digest),
+                _ => None,
+            }
+        });
+        Ok(digests.collect())
+    }
+
+    async fn require_segment(&self, name: SegmentName) -> Result<Digest> {
+        self.segment_digest(name).await?.ok_or_else(|| Error::Absent {
+            what: format!("segment {name} in {}/{}", self.store().description(), self.root()),
+        })
+    }
+
+    fn conflict(&self, name: SegmentName, digests: &[Digest]) -> Error {
+        let found = digests.iter().map(|digest| self.key(&segment_key(name, *digest)).to_string());
+        Error::Conflict { what: format!("segment {name}"), found: found.collect() }
+    }
+
+    fn check_length(&self, object: &Key, length: u64) -> Result<()> {
+        let size = self.segment_size().bytes();
+        if length == size {
+            return Ok(());
+        }
+        Err(Error::corrupt(self.key(object), format_args!("it holds {length} bytes, a segment has {size}")))
+    }
+
+    pub(super) fn check_digest(&self, object: &Key, named: Digest, actual: Digest) -> Result<()> {
+        if named == actual {
+            return Ok(());
+        }
+        Err(Error::corrupt(
+            self.key(object),
+            format_args!("its content's digest is {actual}, not the one in its name"),
+        ))
+    }
+}
+
+fn segment_key(name: SegmentName, digest: Digest) -> Key {
+    WalObject::Segment(name, digest).key()
+}
+
+fn check_content(name: SegmentName, size: u64, digest: Digest, length: u64, actual: Digest) -> Result<()> {
+    let what = format!("segment {name}");
+    if length != size {
+        return Err(Error::invalid(
+            what,
+            format_args!("its content has {length} bytes, a segment has {size}"),
+        ));
+    }
+    if digest != actual {
+        return Err(Error::invalid(
+            what,
+            format_args!("its content's digest is {actual}, not {digest} as announced"),
+        ));
+    }
+    Ok(())
+}
