@@ -1,1 +1,66 @@
-fn main() {}
+//! `restore-cmd`: WAL for a recovering server, and point-in-time restore.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use ::restore::program::{GlobalArgs, init_logging, report};
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use commands::{fetch, restore};
+
+/// Bring a PostgreSQL cluster back from a walkeep repository
+#[derive(Parser, Debug)]
+#[command(name = "restore-cmd", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    Restore(Box<restore::Args>),
+    Fetch(fetch::Args),
+}
+
+/// Something in the command line is wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    init_logging(&cli.global);
+    match &cli.verb {
+        Verb::Fetch(args) => {
+            // A panic's usual exit code, 101, would be taken as the end of WAL.
+            std::panic::set_hook(Box::new(|panic| {
+                eprintln!("error: restore-cmd has a defect: {panic}");
+                std::process::exit(i32::from(fetch::FAILED));
+            }));
+            fetch::run(&cli.global, args)
+        }
+        Verb::Restore(args) => match restore::run(&cli.global, args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                report(&error);
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+/// Help goes well. A wrong command line is 2, but never for `fetch`: PostgreSQL would take it as the end of WAL.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing is left to be done if it cannot be printed.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ if std::env::args_os().any(|arg| arg == "fetch") => ExitCode::from(fetch::FAILED),
+        _ => ExitCode::from(USAGE),
+    }
+}

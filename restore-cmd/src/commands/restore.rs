@@ -1,0 +1,315 @@
+//! `restore-cmd restore`
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use indicatif::{HumanBytes, HumanDuration};
+use jiff::tz::TimeZone;
+use proto::config::Config;
+use proto::{Lsn, SystemId};
+use repository::Branch;
+use repository::backup::BackupLabel;
+use restore::execute::{Existing, Outcome, check, execute};
+use restore::plan::{
+    Archive, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TargetName, TargetTime, TimeError,
+    TimelineChoice, check_time, gather, plan,
+};
+use restore::program::{GlobalArgs, Progress, config_file, failure, load};
+
+/// Restore a backup into a data directory, ready to recover to a target
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// The data directory to restore into; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pgdata: PathBuf,
+
+    /// Which backup: a label, or "latest" for the newest that ends before the target
+    #[arg(long, value_name = "LABEL", default_value = "latest")]
+    backup: BackupArg,
+
+    #[command(flatten)]
+    target: TargetArgs,
+
+    /// Along which timeline: latest, current (the backup's) or a number
+    #[arg(long, value_name = "TIMELINE", default_value = "latest")]
+    target_timeline: TimelineChoice,
+
+    /// What the server does at the target
+    #[arg(long, value_enum, value_name = "ACTION", default_value_t)]
+    target_action: TargetAction,
+
+    /// Leave out what stands exactly at the target
+    #[arg(long)]
+    target_exclusive: bool,
+
+    /// Put the tablespace at OLD to NEW; may be given several times
+    #[arg(long, value_name = "OLD=NEW")]
+    tablespace: Vec<TablespaceArg>,
+
+    /// Remove the data directory that is in DIR first; nothing else is ever removed
+    #[arg(long)]
+    force: bool,
+
+    /// Threads that decompress and packs that are read at once; as many as there are processors if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+
+    /// Make the server a standby
+    #[arg(long)]
+    standby: bool,
+
+    /// Whether the restored server archives: off for a copy beside the original
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    archive: Archive,
+
+    /// Which system identifier, if the repository has several under the cluster's name
+    #[arg(long, value_name = "NUMBER")]
+    system_id: Option<SystemId>,
+
+    /// Print the plan and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[group(multiple = false)]
+struct TargetArgs {
+    /// Recover up to an instant, such as "2026-11-24 01:30:15+00"; local time if it names no offset
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    target_time: Option<TargetTime>,
+
+    /// Recover up to a position
+    #[arg(long, value_name = "LSN")]
+    target_lsn: Option<Lsn>,
+
+    /// Recover up to a transaction
+    #[arg(long, value_name = "XID")]
+    target_xid: Option<u32>,
+
+    /// Recover up to a restore point
+    #[arg(long, value_name = "NAME", value_parser = TargetName::new)]
+    target_name: Option<TargetName>,
+
+    /// Recover until the backup is consistent, no further
+    #[arg(long)]
+    target_immediate: bool,
+}
+
+#[derive(Clone, Debug)]
+struct BackupArg(Option<BackupLabel>);
+
+impl FromStr for BackupArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "latest" => Ok(Self(None)),
+            label => label
+                .parse()
+                .map(|label| Self(Some(label)))
+                .map_err(|error| format!("{error}, or \"latest\"")),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct TablespaceArg(PathBuf, PathBuf);
+
+impl FromStr for TablespaceArg {
+    type Err = String;
+
+    /// As in `pg_basebackup`: a `=` within a path is written `\=`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = vec![String::new()];
+        let mut letters = text.chars().peekable();
+        while let Some(letter) = letters.next() {
+            let letter = match letter {
+                '\\' => letters.next_if_eq(&'=').unwrap_or('\\'),
+                '=' => {
+                    parts.push(String::new());
+                    continue;
+                }
+                other => other,
+            };
+            if let Some(part) = parts.last_mut() {
+                part.push(letter);
+            }
+        }
+        match parts.as_slice() {
+            [old, new] if old.starts_with('/') && new.starts_with('/') => Ok(Self(old.into(), new.into())),
+            _ => Err("OLD=NEW is expected, two absolute paths; a = within one is written \\=".to_owned()),
+        }
+    }
+}
+
+pub(crate) fn run(global: &GlobalArgs, args: &Args) -> Result<()> {
+    let config = load(global)?;
+    let options = options(args)?;
+    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
+    if !args.dry_run {
+        check_user()?;
+        // Before anything is asked of the repository. Tablespaces are looked at with the plan.
+        check(&options.pgdata, existing, &[])?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(restore(global, args, &config, &options, existing))
+}
+
+async fn restore(
+    global: &GlobalArgs,
+    args: &Args,
+    config: &Config,
+    options: &Options,
+    existing: Existing,
+) -> Result<()> {
+    let branch = super::open_branch(config, args.system_id).await?;
+    let gathered = gather(&branch).await?;
+    let choice = gathered.choose(options)?;
+    let wal_end_time = gathered.wal_end_time(&branch, &choice).await?;
+    check_time(&choice, options, wal_end_time)?;
+    let backup = branch.backup(&choice.backup.label).await?;
+    let manifest = branch.read_manifest(&backup).await?;
+    let fetch = fetch_command(global, config, &branch)?;
+    let plan = plan(&choice, wal_end_time, &manifest, options, &fetch)?;
+    if args.dry_run {
+        return print(args, &plan, None);
+    }
+    check(&plan.pgdata, existing, &plan.tablespaces)?;
+    if !args.json {
+        print!("{plan}");
+    }
+    let progress =
+        if global.quiet { Progress::hidden() } else { Progress::new("restore", Some(plan.read_bytes)) };
+    let outcome = execute(&branch, manifest, &plan, existing, jobs(args), &progress).await;
+    progress.finish();
+    print(args, &plan, Some(&outcome?))
+}
+
+fn jobs(args: &Args) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    args.jobs.map_or(processors, usize::from)
+}
+
+fn options(args: &Args) -> Result<Options> {
+    let absolute = |path: &Path| {
+        let absolute = std::path::absolute(path);
+        absolute.with_context(|| format!("{} is no path that could be restored to", path.display()))
+    };
+    let tablespaces =
+        args.tablespace.iter().map(|TablespaceArg(old, new)| (old.clone(), new.clone())).collect();
+    let pgdata = absolute(&args.pgdata)?;
+    if pgdata.parent().is_none() {
+        return Err(failure("the root directory is no data directory", "name another one with --pgdata"));
+    }
+    Ok(Options {
+        pgdata,
+        backup: args.backup.0.clone(),
+        target: target(&args.target),
+        exclusive: args.target_exclusive,
+        timeline: args.target_timeline,
+        action: args.target_action,
+        standby: args.standby,
+        archive: args.archive,
+        tablespaces,
+    })
+}
+
+fn time(text: &str) -> Result<TargetTime, TimeError> {
+    TargetTime::parse(text, &TimeZone::system())
+}
+
+fn target(args: &TargetArgs) -> RecoveryTarget {
+    let time = args.target_time.clone().map(RecoveryTarget::Time);
+    let name = args.target_name.clone().map(RecoveryTarget::Name);
+    let lsn = args.target_lsn.map(RecoveryTarget::Lsn);
+    let xid = args.target_xid.map(RecoveryTarget::Xid);
+    let immediate = args.target_immediate.then_some(RecoveryTarget::Immediate);
+    time.or(name).or(lsn).or(xid).or(immediate).unwrap_or(RecoveryTarget::Latest)
+}
+
+/// A server refuses to run as root, and files of root's would be of no use to it.
+fn check_user() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Err(failure(
+            "restore must not run as root: the files would be root's, and PostgreSQL does not run as root",
+            "run it as the server's user, as with `sudo -u postgres restore-cmd restore …`",
+        ));
+    }
+    Ok(())
+}
+
+/// How the recovering server will call this program: by absolute paths, since it runs elsewhere.
+fn fetch_command(global: &GlobalArgs, config: &Config, branch: &Branch) -> Result<FetchCommand> {
+    let program = std::env::current_exe().context("cannot tell where this program lies")?;
+    let config_file = config_file(global).map(std::path::absolute).transpose();
+    let repository = match &global.repository {
+        Some(_) => config.repository.as_deref().map(absolute_url).transpose()?,
+        None => None,
+    };
+    Ok(FetchCommand {
+        program,
+        config: config_file.context("the configuration file's path cannot be used")?,
+        repository,
+        cluster: branch.cluster().to_string(),
+        system_id: branch.system_id(),
+    })
+}
+
+/// A URL that means the same from another directory.
+fn absolute_url(url: &str) -> Result<String> {
+    if url.contains("://") {
+        return Ok(url.to_owned());
+    }
+    let path = std::path::absolute(url).with_context(|| format!("the repository {url} cannot be used"))?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+fn print(args: &Args, plan: &Plan, outcome: Option<&Outcome>) -> Result<()> {
+    if args.json {
+        let json = serde_json::json!({ "plan": plan, "outcome": outcome });
+        println!("{json}");
+        return Ok(());
+    }
+    let Some(outcome) = outcome else {
+        print!("{plan}");
+        return Ok(());
+    };
+    for notice in &outcome.notices {
+        println!("{:<12} {notice}", "note");
+    }
+    for (path, block) in &outcome.damage.listed {
+        println!(
+            "{:<12} page {block} of {path} has a wrong checksum; it is as the server sent it",
+            "damaged"
+        );
+    }
+    println!(
+        "restored     {} files, {} in {} (content {:.1} s, with syncing {:.1} s)",
+        outcome.files,
+        HumanBytes(outcome.size_bytes),
+        HumanDuration(outcome.restored_in),
+        outcome.copied_in.as_secs_f64(),
+        outcome.restored_in.as_secs_f64()
+    );
+    println!("next         start the server: pg_ctl -D {} start", plan.pgdata.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tablespace_is_moved_from_one_absolute_path_to_another() {
+        let TablespaceArg(old, new) = r"/a\=b/c=/d\x".parse().unwrap();
+        assert_eq!((old, new), ("/a=b/c".into(), r"/d\x".into()));
+        for text in ["", "/a", "a=/b", "/a=b", "/a=/b=/c", "=/b"] {
+            assert!(text.parse::<TablespaceArg>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The directory to restore into: whether it may be touched, and making it ready.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::fs::FlockOperation;
+use rustix::process::{Pid, test_kill_process};
+
+use super::beneath::Beneath;
+use crate::plan::TablespaceMove;
+use crate::program::failure;
+
+/// Stands in a directory from the beginning of a restore to its end: what has it is ours, and not whole.
+pub(super) const UNFINISHED: &str = "walkeep-restore-unfinished";
+
+const UNFINISHED_TEXT: &str = "A restore into this directory has begun and has not ended. \
+    It cannot be started; restore again with --force.\n";
+
+/// Whether a directory with a cluster in it may be emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Existing {
+    /// It must be empty.
+    Refuse,
+    /// It may hold a data directory, which goes.
+    Replace,
+}
+
+/// A directory that was found fit, or is not there yet. Nothing was changed.
+///
+/// # Errors
+/// A server runs in it, or it holds something that must not go.
+pub fn check(pgdata: &Path, existing: Existing, tablespaces: &[TablespaceMove]) -> Result<()> {
+    if let Some(names) = entries(pgdata)? {
+        check_server(pgdata)?;
+        if !names.is_empty() {
+            check_contents(pgdata, existing, &names)?;
+        }
+    }
+    for space in tablespaces.iter().filter(|space| !space.in_place) {
+        let names = entries(&space.to)?.unwrap_or_default();
+        let foreign = names.iter().find(|name| existing == Existing::Refuse || !is_version_folder(name));
+        if let Some(name) = foreign {
+            return Err(failure(
+                format!("the tablespace directory {} is not empty: it holds {name}", space.to.display()),
+                "choose another place with --tablespace OLD=NEW, or empty it",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What a directory holds; `None` if it does not exist.
+fn entries(directory: &Path) -> Result<Option<Vec<String>>> {
+    let cannot = || format!("cannot read the directory {}", directory.display());
+    let listed = match fs::read_dir(directory) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(cannot),
+    };
+    let names = listed.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect::<io::Result<_>>().with_context(cannot).map(Some)
+}
+
+/// `PG_15_202209061`: what a tablespace's directory holds.
+fn is_version_folder(name: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    name.strip_prefix("PG_")
+        .and_then(|rest| rest.split_once('_'))
+        .is_some_and(|(a, b)| digits(a) && digits(b))
+}
+
+fn check_server(pgdata: &Path) -> Result<()> {
+    let Ok(text) = fs::read_to_string(pgdata.join("postmaster.pid")) else { return Ok(()) };
+    // In single-user mode the number is negative.
+    let number =
+        text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()).map(i32::saturating_abs);
+    let Some(pid) = number.and_then(Pid::from_raw) else { return Ok(()) };
+    match test_kill_process(pid) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        // Also if it is another user's: that it is there is what counts.
+        Ok(()) | Err(_) => Err(failure(
+            format!("a server runs in {} (process {number})", pgdata.display(), number = pid.as_raw_pid()),
+            "stop it, or restore into another directory; if that process is no PostgreSQL, remove postmaster.pid",
+        )),
+    }
+}
+
+fn check_contents(pgdata: &Path, existing: Existing, names: &[String]) -> Result<()> {
+    let cluster = names.iter().any(|name| name == "PG_VERSION" || name == UNFINISHED);
+    match (existing, cluster) {
+        (Existing::Replace, true) => Ok(()),
+        (Existing::Refuse, true) => Err(failure(
+            format!("the directory {} holds a data directory already", pgdata.display()),
+            "restore into an empty directory, or give --force: what is there is then removed first",
+        )),
+        (_, false) => Err(failure(
+            format!("the directory {} is not empty and is no data directory", pgdata.display()),
+            "restore into an empty directory; --force removes nothing but data directories",
+        )),
+    }
+}
+
+/// A directory that is ours until the end. Dropping it lets the lock go.
+pub(super) struct Target {
+    pub(super) beneath: Beneath,
+    /// The open directory bears the lock.
+    _lock: OwnedFd,
+}
+
+/// Makes the directory and the tablespaces' ready: there, empty but for the mark, and locked.
+///
+/// # Errors
+/// As [`check`], which is done again under the lock; or a directory cannot be made or emptied.
+pub(super) fn prepare(pgdata: &Path, existing: Existing, tablespaces: &[TablespaceMove]) -> Result<Target> {
+    check(pgdata, existing, tablespaces)?;
+    let root = make(pgdata)?;
+    let lock = root.try_clone().context("cannot keep the directory open")?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Err(failure(
+            format!("another restore into {} is under way", pgdata.display()),
+            "wait for it, or restore into another directory",
+        ));
+    }
+    check(pgdata, existing, tablespaces)?;
+    let mark = || format!("cannot write into the directory {}", pgdata.display());
+    fs::write(pgdata.join(UNFINISHED), UNFINISHED_TEXT).with_context(mark)?;
+    File::open(pgdata).and_then(|directory| directory.sync_all()).with_context(mark)?;
+    // First what lets a server start.
+    remove(&pgdata.join("global/pg_control"))?;
+    remove(&pgdata.join("PG_VERSION"))?;
+    empty(pgdata, |name| name != UNFINISHED)?;
+    let mut spaces = BTreeMap::new();
+    for space in tablespaces.iter().filter(|space| !space.in_place) {
+        let opened = make(&space.to)?;
+        empty(&space.to, is_version_folder)?;
+        spaces.insert(space.oid, opened);
+    }
+    Ok(Target { beneath: Beneath::new(root, spaces), _lock: lock })
+}
+
+fn make(directory: &Path) -> Result<OwnedFd> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    let opened = File::open(directory);
+    let opened = opened.with_context(|| format!("cannot open the directory {}", directory.display()))?;
+    Ok(opened.into())
+}
+
+/// Removes what is in a directory and whose name `goes`. Links are removed, never followed.
+fn empty(directory: &Path, goes: impl Fn(&str) -> bool) -> Result<()> {
+    for name in entries(directory)?.unwrap_or_default() {
+        if goes(&name) {
+            remove(&directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.with_context(|| format!("cannot remove {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn refusal(pgdata: &Path, existing: Existing) -> String {
+        check(pgdata, existing, &[]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_data_directories_are_emptied() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("letter"), "dear").unwrap();
+        for existing in [Existing::Refuse, Existing::Replace] {
+            assert!(refusal(home.path(), existing).contains("no data directory"));
+            assert!(prepare(home.path(), existing, &[]).is_err());
+        }
+        assert!(home.path().join("letter").exists());
+    }
+
+    #[test]
+    fn a_data_directory_goes_only_if_told_so() {
+        let (home, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("kept"), "x").unwrap();
+        fs::write(home.path().join("PG_VERSION"), "15\n").unwrap();
+        fs::create_dir_all(home.path().join("base/5")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), home.path().join("link")).unwrap();
+        assert!(refusal(home.path(), Existing::Refuse).contains("already"));
+        let target = prepare(home.path(), Existing::Replace, &[]).unwrap();
+        assert_eq!(entries(home.path()).unwrap().unwrap(), [UNFINISHED]);
+        assert!(outside.path().join("kept").exists());
+        // While it is ours nobody else may have it; afterwards the mark lets --force go on.
+        assert!(prepare(home.path(), Existing::Replace, &[]).is_err());
+        drop(target);
+        assert!(prepare(home.path(), Existing::Refuse, &[]).is_err());
+        assert!(prepare(home.path(), Existing::Replace, &[]).is_ok());
+    }
+
+    #[test]
+    fn a_running_server_is_never_touched() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("PG_VERSION"), "15\n").unwrap();
+        fs::write(home.path().join("postmaster.pid"), format!("{}\n/data\n", std::process::id())).unwrap();
+        assert!(refusal(home.path(), Existing::Replace).contains("a server runs"));
+        fs::write(home.path().join("postmaster.pid"), "2147483646\n").unwrap();
+        assert!(check(home.path(), Existing::Replace, &[]).is_ok());
+    }
+
+    #[test]
+    fn a_tablespace_keeps_what_is_not_postgresqls() {
+        let (home, space) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let to: PathBuf = space.path().to_owned();
+        let spaces = [TablespaceMove { oid: 16_384, from: to.clone(), to, in_place: false }];
+        fs::create_dir_all(space.path().join("PG_15_202209061/5")).unwrap();
+        assert!(check(home.path(), Existing::Refuse, &spaces).is_err());
+        assert!(check(home.path(), Existing::Replace, &spaces).is_ok());
+        fs::write(space.path().join("PG_notes"), "").unwrap();
+        assert!(
+            prepare(home.path(), Existing::Replace, &spaces).err().unwrap().to_string().contains("PG_notes")
+        );
+        assert!(space.path().join("PG_15_202209061/5").exists());
+    }
+
+    #[test]
+    fn makes_what_is_missing() {
+        use std::os::unix::fs::MetadataExt;
+        let home = tempfile::tempdir().unwrap();
+        let pgdata = home.path().join("a/b");
+        prepare(&pgdata, Existing::Refuse, &[]).unwrap();
+        assert_eq!(pgdata.metadata().unwrap().mode() & 0o777, 0o700);
+    }
+}

@@ -1,0 +1,277 @@
+//! The end of a restore: what makes files a cluster that can be started.
+//!
+//! Order: configuration and signal, `PG_VERSION`, `backup_manifest`; everything durable; then `pg_control`, durable;
+//! then the mark goes. A server starts on none of the steps before the last but one.
+
+use std::io;
+
+use anyhow::{Context, Result};
+use proto::backup_label::BackupLabelFile;
+use proto::backup_manifest::{BackupManifest, Checksum, FileEntry, WalRange};
+use proto::control::ControlFile;
+use repository::manifest::{ManifestHead, RawBytes, SafePath};
+
+use super::beneath::Beneath;
+use super::conf::{self, Setting};
+use super::crc::crc32c;
+use super::directory::UNFINISHED;
+use super::external;
+use super::files::Files;
+use crate::plan::{Plan, tablespace_map};
+use crate::program::failure;
+
+/// Folders that a server needs and does not make.
+const FOLDERS: &[&str] = &[
+    "pg_wal",
+    "pg_replslot",
+    "pg_dynshmem",
+    "pg_notify",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_commit_ts",
+    "pg_logical",
+    "pg_logical/snapshots",
+    "pg_logical/mappings",
+];
+
+/// Makes every folder that a server needs; what is there stays.
+pub(super) fn make_folders(beneath: &Beneath) -> Result<()> {
+    for folder in FOLDERS {
+        let path = SafePath::new(*folder)?;
+        beneath.make_missing(&path).with_context(|| format!("cannot make the folder {folder}"))?;
+    }
+    Ok(())
+}
+
+/// Works through the last steps.
+pub(super) struct Finish<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) head: &'a ManifestHead,
+    pub(super) files: &'a Files,
+    pub(super) beneath: &'a Beneath,
+    /// The new `backup_manifest`'s files.
+    listed: Vec<FileEntry>,
+    pub(super) notices: Vec<String>,
+}
+
+impl<'a> Finish<'a> {
+    pub(super) fn new(
+        plan: &'a Plan,
+        head: &'a ManifestHead,
+        files: &'a Files,
+        beneath: &'a Beneath,
+    ) -> Self {
+        Self { plan, head, files, beneath, listed: Vec::new(), notices: Vec::new() }
+    }
+
+    /// Does it all, durably.
+    pub(super) fn run(&mut self) -> Result<()> {
+        let (control, control_file) = self.control()?;
+        self.check_label()?;
+        self.list_streamed()?;
+        self.tablespaces()?;
+        self.configuration()?;
+        let (version, file) = self.files.take_held(b"PG_VERSION").context("the backup has no PG_VERSION")?;
+        let group = file.mode & 0o040 != 0;
+        self.put("PG_VERSION", &version, file.mode, Some(file.mtime), true)?;
+        self.list("global/pg_control", &control, control_file.mtime)?;
+        self.put("backup_manifest", &self.manifest(), 0o600, None, false)?;
+        let root = if group { 0o750 } else { 0o700 };
+        rustix::fs::fchmod(self.beneath.root(), rustix::fs::Mode::from_raw_mode(root))
+            .context("cannot set the data directory's permissions")?;
+        self.sync()?;
+        // All else is durable: from here on the cluster may be started.
+        self.put("global/pg_control", &control, control_file.mode, Some(control_file.mtime), false)?;
+        self.beneath
+            .remove(&SafePath::new(UNFINISHED)?)
+            .context("cannot remove the mark of an unfinished restore")?;
+        self.sync()?;
+        let parent = self.plan.pgdata.parent().unwrap_or(&self.plan.pgdata);
+        let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
+        synced.with_context(|| format!("cannot sync the directory {}", parent.display()))
+    }
+
+    /// `pg_control`, proven to be this cluster's.
+    fn control(&self) -> Result<(Vec<u8>, &'a super::files::Restored)> {
+        let control = self.files.take_held(b"global/pg_control").context("the backup has no pg_control")?;
+        let parsed = ControlFile::parse(&control.0).context("the backup's pg_control cannot be used")?;
+        if parsed.system_id != self.head.system_id {
+            return Err(failure(
+                format!(
+                    "the backup's pg_control belongs to cluster {}, not to {}",
+                    parsed.system_id, self.head.system_id
+                ),
+                "restore another backup with --backup",
+            ));
+        }
+        Ok(control)
+    }
+
+    /// `backup_label` must say what the manifest says: without it the server would come up silently corrupt.
+    fn check_label(&mut self) -> Result<()> {
+        let (content, file) =
+            self.files.take_held(b"backup_label").context("the backup has no backup_label")?;
+        let label = BackupLabelFile::parse(&content).context("the backup's backup_label cannot be used")?;
+        if label.start != self.head.start_lsn {
+            let message =
+                format!("backup_label begins at {}, the manifest at {}", label.start, self.head.start_lsn);
+            return Err(failure(message, "restore another backup with --backup"));
+        }
+        self.put("backup_label", &content, file.mode, Some(file.mtime), true)
+    }
+
+    /// Writes a file of the last steps, and lists it in `backup_manifest` if that is to hold it.
+    fn put(&mut self, path: &str, content: &[u8], mode: u32, mtime: Option<i64>, listed: bool) -> Result<()> {
+        let safe = SafePath::new(path)?;
+        let written = self.beneath.write(&safe, content, mode, mtime);
+        let file = written.with_context(|| format!("cannot write the file {path}"))?;
+        file.sync_all().with_context(|| format!("cannot sync the file {path}"))?;
+        if listed {
+            self.list(path, content, mtime.unwrap_or(self.head.finished_at.as_second()))?;
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, path: &str, content: &[u8], last_modified: i64) -> Result<()> {
+        let size = content.len() as u64;
+        let checksum = Some(Checksum::from_crc32c(crc32c(content)));
+        self.listed.push(FileEntry { path: path.as_bytes().to_vec(), size, last_modified, checksum });
+        Ok(())
+    }
+
+    /// Lists what was written while it came.
+    fn list_streamed(&mut self) -> Result<()> {
+        let checked = self.files.checked()?;
+        for (file, crc) in self.files.files.iter().zip(checked) {
+            if file.is_held() {
+                continue;
+            }
+            self.listed.push(FileEntry {
+                path: file.path.as_bytes().to_vec(),
+                size: file.size,
+                last_modified: file.mtime,
+                checksum: Some(Checksum::from_crc32c(crc)),
+            });
+        }
+        Ok(())
+    }
+
+    /// The map from which the server makes its links, and the links: `pg_verifybackup` runs before the server.
+    fn tablespaces(&mut self) -> Result<()> {
+        let map = tablespace_map(&self.plan.tablespaces);
+        let original = self.files.take_held(b"tablespace_map");
+        if map.is_empty() && original.is_none() {
+            return Ok(());
+        }
+        let (mode, mtime) = original.map_or((0o600, None), |(_, file)| (file.mode, Some(file.mtime)));
+        self.put("tablespace_map", &map, mode, mtime, true)?;
+        for space in self.plan.tablespaces.iter().filter(|space| !space.in_place) {
+            let path = SafePath::new(format!("pg_tblspc/{}", space.oid))?;
+            self.beneath.link(&path, &space.to).with_context(|| format!("cannot make the link {path}"))?;
+        }
+        Ok(())
+    }
+
+    fn configuration(&mut self) -> Result<()> {
+        let mut texts: Vec<Vec<u8>> = Vec::new();
+        match self.files.take_held(b"postgresql.conf") {
+            Some((content, file)) => {
+                self.put("postgresql.conf", &content, file.mode, Some(file.mtime), true)?;
+                texts.push(content);
+            }
+            None => texts.push(self.configuration_from_outside()?),
+        }
+        let inherited = self.files.take_held(b"postgresql.auto.conf");
+        let (auto, mode) = inherited.map_or((Vec::new(), 0o600), |(content, file)| (content, file.mode));
+        texts.push(auto);
+        let mut settings = self.plan.settings.clone();
+        let waits = texts.iter().rev().find_map(|text| conf::last_value(text, "synchronous_standby_names"));
+        if let Some(names) = waits.filter(|names| !names.trim().is_empty()) {
+            settings.push(Setting::new("synchronous_standby_names", ""));
+            self.notices.push(format!(
+                "synchronous_standby_names was '{names}' and is empty now, or every commit would wait for a standby \
+                 that is not there"
+            ));
+        }
+        let auto = texts.pop().unwrap_or_default();
+        self.put("postgresql.auto.conf", &conf::rewrite(&auto, &settings), mode, None, false)?;
+        self.put(self.plan.signal.file_name(), b"", 0o600, None, false)
+    }
+
+    /// The data directory has no `postgresql.conf`: it lay elsewhere.
+    fn configuration_from_outside(&mut self) -> Result<Vec<u8>> {
+        let mut found: Vec<(&str, &RawBytes, Vec<u8>)> = Vec::new();
+        for file in &self.head.external_config {
+            if let Some((content, _)) = self.files.take_held(file.path.as_bytes()) {
+                found.push((file.role.as_str(), &file.original_path, content));
+            }
+        }
+        let of =
+            |role: &str| found.iter().find(|(r, ..)| *r == role).map(|(_, _, content)| content.as_slice());
+        let config = match of("config_file") {
+            Some(config) => {
+                let included: Vec<(String, Vec<u8>)> = found
+                    .iter()
+                    .filter(|(role, ..)| *role == "include")
+                    .map(|(_, path, content)| (path.as_path().display().to_string(), content.clone()))
+                    .collect();
+                self.notices.push(
+                    "the lost server's configuration lay outside the data directory; its copies are in there now: \
+                     look at postgresql.conf before the server is started for good"
+                        .to_owned(),
+                );
+                external::gather(config, &included)
+            }
+            None => {
+                self.notices.push(
+                    "the backup has no postgresql.conf: a minimal one was written, with the limits of the lost server"
+                        .to_owned(),
+                );
+                external::minimal(&self.head.controls).into_bytes()
+            }
+        };
+        self.put("postgresql.conf", &config, 0o600, None, true)?;
+        let present =
+            |name: &str| self.files.files.iter().any(|file| file.path.as_bytes() == name.as_bytes());
+        if !present("pg_hba.conf") {
+            let hba = of("hba_file").unwrap_or(external::MINIMAL_HBA.as_bytes()).to_vec();
+            self.put("pg_hba.conf", &hba, 0o600, None, true)?;
+        }
+        if !present("pg_ident.conf") {
+            let ident = of("ident_file").unwrap_or_default().to_vec();
+            self.put("pg_ident.conf", &ident, 0o600, None, true)?;
+        }
+        Ok(config)
+    }
+
+    fn manifest(&self) -> Vec<u8> {
+        let modern = self.head.server_version >= 170_000;
+        let mut files = self.listed.clone();
+        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let ranges = self.head.wal_ranges.iter().map(|range| WalRange {
+            timeline: range.timeline,
+            start: range.start_lsn,
+            end: range.end_lsn,
+        });
+        BackupManifest {
+            version: if modern { 2 } else { 1 },
+            system_id: modern.then_some(self.head.system_id),
+            files,
+            wal_ranges: ranges.collect(),
+        }
+        .write()
+    }
+
+    /// Everything that was written so far becomes durable, in all file systems that it lies in.
+    fn sync(&self) -> Result<()> {
+        for top in self.beneath.tops() {
+            rustix::fs::syncfs(top).map_err(io::Error::from).context("cannot sync the restored files")?;
+        }
+        Ok(())
+    }
+}

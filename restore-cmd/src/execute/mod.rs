@@ -1,0 +1,219 @@
+//! Carrying out a plan.
+
+mod beneath;
+pub mod conf;
+mod crc;
+mod directory;
+mod external;
+mod files;
+mod finish;
+mod pages;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use futures::{TryStreamExt, stream};
+use repository::Branch;
+use repository::manifest::{Entry, Manifest, SafePath};
+use repository::pack::{PackEntry, PackReader};
+use serde::Serialize;
+
+pub use directory::{Existing, check};
+pub use files::Damage;
+use files::{Files, Want};
+use finish::Finish;
+
+use crate::plan::{Plan, is_external};
+use crate::program::{Progress, failure};
+
+/// Packs that are read at once, at most: each needs some 16 MiB.
+const MOST_PACKS: usize = 4;
+
+/// What a restore has done.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Outcome {
+    /// Files written.
+    pub files: u64,
+    /// Their bytes.
+    pub size_bytes: u64,
+    /// Bytes read out of packs, raw.
+    pub read_bytes: u64,
+    /// How long the content took.
+    #[serde(serialize_with = "seconds")]
+    pub copied_in: Duration,
+    /// How long all of it took, with syncing.
+    #[serde(serialize_with = "seconds")]
+    pub restored_in: Duration,
+    /// Pages with a wrong checksum that the backup had not recorded.
+    pub damage: Damage,
+    /// What the operator should know.
+    pub notices: Vec<String>,
+}
+
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+/// Restores the backup's files and makes them a cluster that recovers as planned.
+///
+/// When this returns, all of it is durable. When it fails, the directory is left without `pg_control` and
+/// `PG_VERSION`: no server starts on it.
+///
+/// # Errors
+/// The directory must not be touched, or cannot be written; an object is missing or damaged (it is named).
+pub async fn execute(
+    branch: &Branch,
+    manifest: Manifest,
+    plan: &Plan,
+    existing: Existing,
+    jobs: usize,
+    progress: &Progress,
+) -> Result<Outcome> {
+    let begun = Instant::now();
+    let target = directory::prepare(&plan.pgdata, existing, &plan.tablespaces)?;
+    let restored = run(branch, manifest, plan, target, jobs, progress, begun).await;
+    restored.map_err(|error| unfinished(error, &plan.pgdata))
+}
+
+/// Says, with what went wrong, how it leaves the directory.
+fn unfinished(error: anyhow::Error, pgdata: &Path) -> anyhow::Error {
+    error.context(format!(
+        "the restore into {} is not finished; the directory cannot be started",
+        pgdata.display()
+    ))
+}
+
+async fn run(
+    branch: &Branch,
+    manifest: Manifest,
+    plan: &Plan,
+    target: directory::Target,
+    jobs: usize,
+    progress: &Progress,
+    begun: Instant,
+) -> Result<Outcome> {
+    let target = Arc::new(target);
+    let (files, wants) = Files::of(&manifest)?;
+    let files = Arc::new(files);
+    let manifest = Arc::new(manifest);
+    {
+        let (target, files, manifest) = (target.clone(), files.clone(), manifest.clone());
+        let outside: Vec<u32> = plan.tablespaces.iter().filter(|s| !s.in_place).map(|s| s.oid).collect();
+        blocking(move || {
+            make_directories(&target, &manifest, &outside)?;
+            finish::make_folders(&target.beneath)?;
+            files.create(&target.beneath)
+        })
+        .await?;
+    }
+    let total = wants.iter().flatten().map(|want| want.length).sum();
+    progress.set_total(total);
+    let at_once = jobs.clamp(1, MOST_PACKS);
+    let packs = manifest.packs.iter().zip(wants).filter(|(_, wants)| !wants.is_empty());
+    stream::iter(packs.map(Ok))
+        .try_for_each_concurrent(at_once, |(pack, wants)| {
+            read_pack(branch, pack, wants, &files, &target, jobs.div_ceil(at_once), progress)
+        })
+        .await?;
+    let copied_in = begun.elapsed();
+    progress.step("syncing");
+    let (plan, held) = (plan.clone(), files.clone());
+    let notices = {
+        let (target, manifest) = (target.clone(), manifest.clone());
+        blocking(move || {
+            let mut finish = Finish::new(&plan, &manifest.head, &held, &target.beneath);
+            finish.run()?;
+            Ok(finish.notices)
+        })
+        .await?
+    };
+    Ok(Outcome {
+        files: files.files.len() as u64,
+        size_bytes: files.files.iter().map(|file| file.size).sum(),
+        read_bytes: total,
+        copied_in,
+        restored_in: begun.elapsed(),
+        damage: files.damage(),
+        notices,
+    })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context("a thread of the restore has stopped")?
+}
+
+/// Folders first, in the manifest's order: parents come before what lies in them.
+fn make_directories(target: &directory::Target, manifest: &Manifest, outside: &[u32]) -> Result<()> {
+    let mut last: Option<SafePath> = None;
+    for entry in &manifest.entries {
+        if is_external(entry) {
+            continue;
+        }
+        let (path, mode) = match entry {
+            Entry::Directory { path, mode } => (Some(path.clone()), *mode),
+            // One that only follows from a file's path.
+            Entry::File { path, .. } => (path.parent(), 0o700),
+        };
+        let Some(path) = path else { continue };
+        // A tablespace's own directory is made already; its link comes at the end.
+        let space = |oid: &u32| path.as_bytes() == format!("pg_tblspc/{oid}").as_bytes();
+        if last.as_ref() == Some(&path) || outside.iter().any(space) {
+            continue;
+        }
+        let implied = matches!(entry, Entry::File { .. });
+        let made = match implied {
+            true => target.beneath.make_missing(&path),
+            false => target.beneath.make_directory(&path, mode),
+        };
+        made.with_context(|| format!("cannot make the folder {path}"))?;
+        last = Some(path);
+    }
+    Ok(())
+}
+
+/// Reads what is wanted of one pack, and puts it where it belongs.
+async fn read_pack(
+    branch: &Branch,
+    pack: &PackEntry,
+    wants: Vec<Want>,
+    files: &Arc<Files>,
+    target: &Arc<directory::Target>,
+    jobs: usize,
+    progress: &Progress,
+) -> Result<()> {
+    let damaged = |error: repository::Error| {
+        let hint = error.hint().unwrap_or("restore another backup with --backup").to_owned();
+        failure(format!("cannot read the backup: {error}"), hint)
+    };
+    let mut frames = PackReader::read(branch, pack, &ranges(&wants), jobs).await.map_err(damaged)?;
+    let wants = Arc::new(wants);
+    let mut first = 0;
+    while let Some((offset, bytes)) = frames.try_next().await.map_err(damaged)? {
+        let end = offset + bytes.len() as u64;
+        while wants.get(first).is_some_and(|want| want.pack_offset + want.length <= offset) {
+            first += 1;
+        }
+        let past = first + wants[first..].partition_point(|want| want.pack_offset < end);
+        let (wants, files, target) = (wants.clone(), files.clone(), target.clone());
+        let placed =
+            blocking(move || files.place(&target.beneath, &wants[first..past], offset, &bytes)).await?;
+        progress.add(placed);
+    }
+    Ok(())
+}
+
+/// What is wanted of a pack as ranges that do not overlap, ascending.
+fn ranges(wants: &[Want]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for want in wants {
+        let end = want.pack_offset + want.length;
+        match ranges.last_mut() {
+            Some(last) if want.pack_offset <= last.end => last.end = last.end.max(end),
+            _ => ranges.push(want.pack_offset..end),
+        }
+    }
+    ranges
+}

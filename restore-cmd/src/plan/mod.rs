@@ -1,0 +1,241 @@
+//! Deciding what a restore does, and proving beforehand that it can be done.
+//!
+//! Pure: [`gather`] alone asks the repository. A dry run is the [`Plan`], printed.
+
+mod choose;
+mod gather;
+mod options;
+mod settings;
+mod tablespaces;
+mod target;
+mod wal;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use indicatif::HumanBytes;
+use jiff::Timestamp;
+use proto::config::ClusterName;
+use proto::{Lsn, SystemId, TimelineId};
+use repository::backup::{BackupKind, BackupLabel};
+use repository::manifest::{EXTERNAL_PREFIX, Entry, Manifest};
+use serde::Serialize;
+
+pub use choose::{Choice, Holdings, Refusal, check_time, choose};
+pub use gather::{Gathered, gather};
+pub use options::{Archive, Options, TargetAction, TimelineChoice};
+pub use settings::{FetchCommand, Signal, pins_timeline, settings};
+pub use tablespaces::{TablespaceMove, place, tablespace_map};
+pub use target::{RecoveryTarget, TargetName, TargetNameError, TargetTime, TimeError};
+pub use wal::{Leg, Lineage, WalMap};
+
+use crate::execute::conf::Setting;
+use options::lossy;
+use target::utc;
+
+/// What a restore will do: plain data.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Plan {
+    /// The cluster's name in the repository.
+    pub cluster: ClusterName,
+    /// The cluster.
+    pub system_identifier: SystemId,
+    /// Where to.
+    #[serde(serialize_with = "lossy")]
+    pub pgdata: PathBuf,
+    /// The base backup.
+    pub backup: BackupLabel,
+    /// Its kind.
+    pub kind: BackupKind,
+    /// As `server_version_num`.
+    pub server_version: u32,
+    /// The end of the backup: nothing earlier can be restored from it.
+    pub consistent_lsn: Lsn,
+    /// The server's clock then.
+    pub consistent_time: Timestamp,
+    /// Where recovery ends.
+    pub target: RecoveryTarget,
+    /// How a time was understood, if one was given.
+    pub target_understood: Option<String>,
+    /// The timeline that recovery follows.
+    pub timeline: TimelineId,
+    /// The way there.
+    pub lineage: Lineage,
+    /// Replay begins here.
+    pub wal_from: Lsn,
+    /// WAL goes so far without a hole.
+    pub wal_to: Lsn,
+    /// The server's clock at about that point, if known.
+    pub wal_to_time: Option<Timestamp>,
+    /// Files to be written.
+    pub files: u64,
+    /// Folders.
+    pub directories: u64,
+    /// Bytes of these files.
+    pub size_bytes: u64,
+    /// Packs to be read.
+    pub packs: usize,
+    /// Raw bytes to be read from them.
+    pub read_bytes: u64,
+    /// Tablespaces.
+    pub tablespaces: Vec<TablespaceMove>,
+    /// What becomes of the server.
+    pub signal: Signal,
+    /// What goes into `postgresql.auto.conf`; `synchronous_standby_names` is added if the backup set it.
+    pub settings: Vec<Setting>,
+    /// What the operator should know.
+    pub notices: Vec<String>,
+}
+
+/// Puts the plan together from what was chosen and the backup's manifest.
+///
+/// # Errors
+/// Tablespaces cannot go where they should.
+pub fn plan(
+    choice: &Choice,
+    wal_end_time: Option<Timestamp>,
+    manifest: &Manifest,
+    options: &Options,
+    fetch: &FetchCommand,
+) -> Result<Plan, Refusal> {
+    let head = &choice.backup;
+    let tablespaces = place(&head.tablespaces, &options.tablespaces, &options.pgdata)?;
+    let (mut files, mut directories, mut size_bytes, mut read_bytes) = (0, 0, 0, 0);
+    let mut packs = vec![false; manifest.packs.len()];
+    for entry in &manifest.entries {
+        match entry {
+            Entry::Directory { .. } => directories += 1,
+            Entry::File { size, extents, .. } => {
+                files += 1;
+                size_bytes += size;
+                for extent in extents {
+                    read_bytes += extent.length;
+                    if let Some(pack) = packs.get_mut(extent.pack as usize) {
+                        *pack = true;
+                    }
+                }
+            }
+        }
+    }
+    Ok(Plan {
+        cluster: head.cluster.clone(),
+        system_identifier: head.system_id,
+        pgdata: options.pgdata.clone(),
+        backup: head.label.clone(),
+        kind: head.kind,
+        server_version: head.server_version,
+        consistent_lsn: head.stop_lsn,
+        consistent_time: head.finished_at,
+        target_understood: match &options.target {
+            RecoveryTarget::Time(time) => Some(time.understood().to_owned()),
+            _ => None,
+        },
+        target: options.target.clone(),
+        timeline: choice.lineage.timeline(),
+        lineage: choice.lineage.clone(),
+        wal_from: head.start_lsn,
+        wal_to: choice.wal_end,
+        wal_to_time: wal_end_time,
+        files,
+        directories,
+        size_bytes,
+        packs: packs.into_iter().filter(|&used| used).count(),
+        read_bytes,
+        tablespaces,
+        signal: if options.standby { Signal::Standby } else { Signal::Recovery },
+        settings: settings(choice, options, fetch),
+        notices: notices(choice, wal_end_time, options),
+    })
+}
+
+fn notices(choice: &Choice, wal_end_time: Option<Timestamp>, options: &Options) -> Vec<String> {
+    let mut notices = Vec::new();
+    let head = &choice.backup;
+    if options.target != RecoveryTarget::Latest && !options.standby {
+        let then = match options.action {
+            TargetAction::Promote => "the server opens for writing, on a new timeline",
+            TargetAction::Pause => {
+                "the server waits, open for reading, until pg_wal_replay_resume() is called"
+            }
+            TargetAction::Shutdown => {
+                "the server stops; remove recovery.signal before it is started for good"
+            }
+        };
+        notices.push(format!("at the target {then} (recovery_target_action = {})", options.action));
+    }
+    if options.target == RecoveryTarget::Latest && options.action != TargetAction::Promote {
+        notices.push(format!(
+            "without a target the server opens at the end of WAL: recovery_target_action = {} has no effect",
+            options.action
+        ));
+    }
+    if matches!(options.target, RecoveryTarget::Xid(_) | RecoveryTarget::Name(_)) {
+        notices.push(
+            "only replay can tell whether the target is in the WAL; if it is not, the server says so and stops"
+                .to_owned(),
+        );
+    }
+    if matches!(options.target, RecoveryTarget::Time(_)) && wal_end_time.is_none() {
+        notices.push(
+            "the repository does not know how far in time its WAL goes: if it ends before the target, the server \
+             says so and stops"
+                .to_owned(),
+        );
+    }
+    if head.damaged_page_count > 0 {
+        notices.push(format!(
+            "the backup was taken with {} damaged page(s), which are restored as they were",
+            head.damaged_page_count
+        ));
+    }
+    if !pins_timeline(options) {
+        notices.push("the standby follows the newest timeline, also those that are still to come".to_owned());
+    }
+    if options.archive == Archive::Keep && !options.standby {
+        notices.push(
+            "the server will archive as the lost one did; for a copy beside the original use --archive off"
+                .to_owned(),
+        );
+    }
+    notices
+}
+
+/// Whether an entry is a configuration file from outside the data directory.
+pub(crate) fn is_external(entry: &Entry) -> bool {
+    entry.path().parts().next() == Some(EXTERNAL_PREFIX.as_bytes())
+}
+
+/// A version as people write it: 15.18.
+fn version(number: u32) -> String {
+    format!("{}.{}", number / 10_000, number % 10_000)
+}
+
+/// For people; JSON is for programs.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |name: &str, text: String| writeln!(f, "{name:<12} {text}");
+        line("backup", format!("{} of PostgreSQL {}", self.backup, version(self.server_version)))?;
+        line("consistent", format!("from {}, {}", self.consistent_lsn, utc(self.consistent_time)))?;
+        let understood = self.target_understood.as_ref().map(|how| format!(" ({how})")).unwrap_or_default();
+        line("target", format!("{}{understood}", self.target))?;
+        let way: Vec<String> = self.lineage.legs().iter().map(|leg| leg.timeline.to_string()).collect();
+        line("timeline", way.join(" → "))?;
+        let time = self.wal_to_time.map(|time| format!(", {}", utc(time))).unwrap_or_default();
+        line("WAL", format!("from {} to {}{time}, no hole", self.wal_from, self.wal_to))?;
+        let (size, read) = (HumanBytes(self.size_bytes), HumanBytes(self.read_bytes));
+        line("content", format!("{} files, {size}; {read} from {} packs", self.files, self.packs))?;
+        line("into", self.pgdata.display().to_string())?;
+        for space in &self.tablespaces {
+            let moved = match space.in_place || space.from == space.to {
+                true => String::new(),
+                false => format!(", now at {}", space.to.display()),
+            };
+            line("tablespace", format!("{} {}{moved}", space.oid, space.from.display()))?;
+        }
+        line("start with", self.signal.file_name().to_owned())?;
+        for setting in &self.settings {
+            line("setting", format!("{} = {}", setting.name, crate::execute::conf::quote(&setting.value)))?;
+        }
+        self.notices.iter().try_for_each(|notice| line("note", notice.clone()))
+    }
+}
