@@ -1,1 +1,13 @@
-//! agent
+//! The agent: it streams WAL, answers `archive-cmd`, takes base backups.
+//!
+//! A byte's way: PostgreSQL → [`stream`], [`archive`] or [`backup`] → the `repository` crate. Each verb of the
+//! command line is one file under [`commands`].
+
+pub mod archive;
+pub mod backoff;
+pub mod backup;
+pub mod cli;
+pub mod commands;
+pub mod server;
+mod stop;
+pub mod stream;

@@ -1,0 +1,9 @@
+//! What `archive_command` hands over: answered from what is durable already, else checked and stored.
+
+mod known;
+mod ship;
+mod state;
+
+pub use known::KnownSegments;
+pub use ship::{Archive, ArchiveError, Offer};
+pub use state::{ArchiveState, ArchiveStatus};

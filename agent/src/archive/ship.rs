@@ -1,0 +1,355 @@
+//! Making one WAL file durable, with or without an agent.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::config::ClusterName;
+use proto::wal::check::{check_segment_start, check_whole, check_whole_by_page};
+use proto::wal::page::PAGE_SIZE;
+use proto::wal::{SegmentName, WalError, WalFile};
+use proto::{Digest, SystemId};
+use repository::{Branch, Repository};
+use tokio::sync::{OnceCell, Semaphore};
+use tracing::info;
+
+use super::KnownSegments;
+
+/// Files that are stored side by side.
+const CONCURRENCY: usize = 4;
+
+/// How long a call waits for what the stream is storing just now, before it does the work itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A larger file is read in pieces, twice: once to check and digest it, once to store it.
+const IN_MEMORY: u64 = 16 << 20;
+
+/// A piece of a larger file.
+const PIECE: usize = 1 << 20;
+
+/// The largest file that is no segment and no part of one: a history has 50 bytes a fork.
+const LONGEST_SMALL_FILE: u64 = 1 << 20;
+
+/// A file that `archive_command` hands over.
+#[derive(Debug)]
+pub struct Offer {
+    /// What its name says.
+    pub file: WalFile,
+    /// Its length.
+    pub size: u64,
+    /// Its digest, if the caller knows it. What is stored has this digest, or nothing is.
+    pub digest: Option<Digest>,
+    /// The file itself, open for reading.
+    pub source: File,
+}
+
+/// Why a file is not durable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// It is not what its name says, or of another cluster, or not whole.
+    #[error("{file} is refused: {why}")]
+    Wal {
+        /// The file.
+        file: WalFile,
+        /// What is wrong.
+        why: WalError,
+    },
+    /// Another content is in the repository under this name.
+    #[error(
+        "segment {segment} is in the repository with digest {stored}, but this file has {offered}: nothing was \
+         overwritten"
+    )]
+    Conflict {
+        /// The segment.
+        segment: SegmentName,
+        /// What the repository has.
+        stored: Digest,
+        /// What was handed over.
+        offered: Digest,
+    },
+    /// It is not the file that the caller has digested.
+    #[error("{file} changed while it was archived")]
+    Changed {
+        /// The file.
+        file: WalFile,
+    },
+    /// Its length is impossible.
+    #[error("{file} has {size} bytes: {expected}")]
+    Size {
+        /// The file.
+        file: WalFile,
+        /// Its length.
+        size: u64,
+        /// What it ought to be.
+        expected: &'static str,
+    },
+    /// It cannot be read.
+    #[error("cannot read {file}: {why}")]
+    Read {
+        /// The file.
+        file: WalFile,
+        /// What the system says.
+        why: io::Error,
+    },
+    /// The repository.
+    #[error("{0}")]
+    Repository(#[from] repository::Error),
+    /// A task of ours has died.
+    #[error("a task failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl ArchiveError {
+    /// What an operator can do.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Repository(error) => return error.hint().map(str::to_owned),
+            Self::Conflict { .. } => {
+                "two servers archive under one name (a copy, a restored server that still archives, a split brain): \
+                 find out which is right before going on"
+                    .to_owned()
+            }
+            Self::Wal { why: WalError::Foreign { .. }, .. } => {
+                "run `walkeep init` for this cluster, or give this server another `cluster` name".to_owned()
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Stores WAL files of one cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Archive {
+    repository: Repository,
+    cluster: ClusterName,
+    known: KnownSegments,
+    /// The branch of the last file. Another system identifier is looked up each time: it should not occur.
+    branch: Arc<OnceCell<Branch>>,
+    room: Arc<Semaphore>,
+}
+
+impl Archive {
+    /// For the files of `cluster`. `known` is what the stream tells.
+    pub fn new(repository: Repository, cluster: ClusterName, known: KnownSegments) -> Self {
+        let room = Arc::new(Semaphore::new(CONCURRENCY));
+        Self { repository, cluster, known, branch: Arc::default(), room }
+    }
+
+    /// Makes the file durable in the repository, or finds that it is. Only then does it return `Ok`.
+    pub async fn archive(&self, offer: Offer) -> Result<(), ArchiveError> {
+        let WalFile::Segment(segment) = offer.file else { return self.store_small(offer).await };
+        let offer = Arc::new(offer);
+        if let Some(digest) = offer.digest {
+            // Durable: the stream, or an earlier call, has stored it in full.
+            if let Some(stored) = self.known.await_digest(segment, PATIENCE).await {
+                return judge(segment, stored, digest);
+            }
+        }
+        let facts = {
+            let offer = offer.clone();
+            blocking(move || examine(&offer, segment)).await?
+        };
+        let branch = self.branch(Some(facts.system_id)).await?;
+        let expected = branch.segment_size().bytes();
+        if offer.size != expected {
+            let why = WalError::Length { found: offer.size, expected };
+            return Err(ArchiveError::Wal { file: offer.file, why });
+        }
+        // Durable: the repository lists it, and a segment is visible only when all of it is stored.
+        if let Some(stored) = branch.segment_digest(segment).await? {
+            self.known.stored(segment, stored);
+            return judge(segment, stored, facts.digest);
+        }
+        // A closed semaphore would only mean less order, and it is never closed.
+        let _room = self.room.acquire().await;
+        let stored = match facts.content {
+            Some(content) => branch.put_segment(segment, facts.digest, None, content).await?,
+            None => branch.put_segment_stream(segment, facts.digest, None, pieces(offer.clone())).await?,
+        };
+        info!(cluster = %self.cluster, %segment, ?stored, "archived");
+        self.known.stored(segment, facts.digest);
+        Ok(())
+    }
+
+    /// A history, partial or backup file.
+    async fn store_small(&self, offer: Offer) -> Result<(), ArchiveError> {
+        let file = offer.file;
+        let longest = match file {
+            WalFile::Partial(_) => 1 << 30,
+            _ => LONGEST_SMALL_FILE,
+        };
+        if offer.size > longest {
+            return Err(ArchiveError::Size {
+                file,
+                size: offer.size,
+                expected: "longer than such a file may be",
+            });
+        }
+        let (content, system_id) = blocking(move || {
+            let content = read(&offer)?;
+            if offer.digest.is_some_and(|digest| digest != Digest::of(&content)) {
+                return Err(ArchiveError::Changed { file });
+            }
+            let system_id = match file {
+                WalFile::Partial(segment) => {
+                    let page = &content[..content.len().min(PAGE_SIZE)];
+                    let facts = check_segment_start(page, segment, None);
+                    Some(facts.map_err(|why| ArchiveError::Wal { file, why })?.system_id)
+                }
+                _ => None,
+            };
+            Ok((content, system_id))
+        })
+        .await?;
+        let branch = self.branch(system_id).await?;
+        let stored = branch.put_wal_file(file, content).await?;
+        info!(cluster = %self.cluster, %file, ?stored, "archived");
+        Ok(())
+    }
+
+    /// The branch that a file belongs to. Small files do not say whose they are.
+    async fn branch(&self, system_id: Option<SystemId>) -> Result<Branch, ArchiveError> {
+        let known = self
+            .branch
+            .get_or_try_init(async || match system_id {
+                Some(system_id) => self.repository.branch(&self.cluster, system_id).await,
+                None => self.repository.only_branch(&self.cluster).await,
+            })
+            .await?;
+        match system_id {
+            Some(other) if other != known.system_id() => {
+                Ok(self.repository.branch(&self.cluster, other).await?)
+            }
+            _ => Ok(known.clone()),
+        }
+    }
+}
+
+fn judge(segment: SegmentName, stored: Digest, offered: Digest) -> Result<(), ArchiveError> {
+    if stored == offered { Ok(()) } else { Err(ArchiveError::Conflict { segment, stored, offered }) }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ArchiveError> + Send + 'static,
+) -> Result<T, ArchiveError> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+/// What a look at a whole segment has found.
+struct Examined {
+    system_id: SystemId,
+    digest: Digest,
+    /// The content, unless it is too large to be held.
+    content: Option<Bytes>,
+}
+
+/// Reads, checks and digests a segment.
+fn examine(offer: &Offer, segment: SegmentName) -> Result<Examined, ArchiveError> {
+    let file = offer.file;
+    let wal = |why| ArchiveError::Wal { file, why };
+    let content = if offer.size <= IN_MEMORY { Some(read(offer)?) } else { None };
+    let mut first = [0; PAGE_SIZE];
+    read_page(offer, 0, &mut first)?;
+    let facts = check_segment_start(&first, segment, None).map_err(wal)?;
+    let expected = facts.segment_size.bytes();
+    if expected != offer.size {
+        return Err(wal(WalError::Length { found: offer.size, expected }));
+    }
+    let digest = match &content {
+        Some(content) => {
+            check_whole(content, segment).map_err(wal)?;
+            Digest::of(content)
+        }
+        None => examine_large(offer, segment)?,
+    };
+    if offer.digest.is_some_and(|expected| expected != digest) {
+        return Err(ArchiveError::Changed { file });
+    }
+    Ok(Examined { system_id: facts.system_id, digest, content })
+}
+
+/// The same in bounded memory.
+fn examine_large(offer: &Offer, segment: SegmentName) -> Result<Digest, ArchiveError> {
+    let (mut hasher, mut last_content, mut at) = (blake3::Hasher::new(), 0, 0);
+    let mut piece = vec![0; PIECE];
+    while at < offer.size {
+        let length = piece.len().min((offer.size - at) as usize);
+        let piece = &mut piece[..length];
+        offer.source.read_exact_at(piece, at).map_err(|why| ArchiveError::Read { file: offer.file, why })?;
+        hasher.update(piece);
+        if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
+            last_content = at + last as u64;
+        }
+        at += length as u64;
+    }
+    let checked = check_whole_by_page(offer.size, last_content, segment, |page, buffer| {
+        read_page(offer, page * PAGE_SIZE as u64, buffer).map_err(PageError::Read)
+    });
+    checked.map_err(|error| match error {
+        PageError::Wal(why) => ArchiveError::Wal { file: offer.file, why },
+        PageError::Read(error) => error,
+    })?;
+    Ok(hasher.finalize().into())
+}
+
+/// A page is wrong, or cannot be read.
+enum PageError {
+    Wal(WalError),
+    Read(ArchiveError),
+}
+
+impl From<WalError> for PageError {
+    fn from(why: WalError) -> Self {
+        Self::Wal(why)
+    }
+}
+
+fn read_page(offer: &Offer, at: u64, page: &mut [u8; PAGE_SIZE]) -> Result<(), ArchiveError> {
+    let file = offer.file;
+    offer.source.read_exact_at(page, at).map_err(|why| match why.kind() {
+        io::ErrorKind::UnexpectedEof => ArchiveError::Wal { file, why: WalError::Short(offer.size) },
+        _ => ArchiveError::Read { file, why },
+    })
+}
+
+/// The whole file: exactly the length that was announced.
+fn read(offer: &Offer) -> Result<Bytes, ArchiveError> {
+    let file = offer.file;
+    // Bounded by the callers.
+    let mut content = vec![0; offer.size as usize];
+    offer.source.read_exact_at(&mut content, 0).map_err(|why| match why.kind() {
+        io::ErrorKind::UnexpectedEof => ArchiveError::Changed { file },
+        _ => ArchiveError::Read { file, why },
+    })?;
+    let mut more = [0];
+    match offer.source.read_at(&mut more, offer.size) {
+        Ok(0) => Ok(content.into()),
+        Ok(_) => Err(ArchiveError::Changed { file }),
+        Err(why) => Err(ArchiveError::Read { file, why }),
+    }
+}
+
+/// The file in pieces.
+fn pieces(offer: Arc<Offer>) -> impl futures::Stream<Item = io::Result<Bytes>> + Send + Unpin {
+    Box::pin(futures::stream::try_unfold(0, move |at| {
+        let offer = offer.clone();
+        async move {
+            if at >= offer.size {
+                return Ok(None);
+            }
+            let length = (PIECE as u64).min(offer.size - at);
+            let piece = tokio::task::spawn_blocking(move || {
+                let mut piece = vec![0; length as usize];
+                offer.source.read_exact_at(&mut piece, at)?;
+                io::Result::Ok(Bytes::from(piece))
+            })
+            .await
+            .map_err(io::Error::other)??;
+            Ok(Some((piece, at + length)))
+        }
+    }))
+}

@@ -1,0 +1,348 @@
+//! From the server's archives to a manifest's entries: each byte is seen once, on its way to the packs.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, Digest as Crc};
+use proto::Lsn;
+use proto::page;
+use repository::manifest::{Entry, PathError, SafePath};
+use repository::pack::{Extent, PackWriter, push_extent};
+
+use super::pages::{PageScanner, Suspects};
+use super::tar::{Member, MemberKind, TarError, TarEvent, TarParser};
+
+/// Where the files' bytes go.
+pub trait Sink {
+    /// Takes the next bytes, and says where they went, counted from the first of them.
+    fn append(&mut self, bytes: Bytes) -> impl Future<Output = repository::Result<Vec<Extent>>> + Send;
+}
+
+impl Sink for PackWriter {
+    async fn append(&mut self, bytes: Bytes) -> repository::Result<Vec<Extent>> {
+        PackWriter::append(self, bytes).await
+    }
+}
+
+/// Why the archives could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The server sent what no PostgreSQL sends.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// With TABLESPACE_MAP there are no links in a backup.
+    #[error("the server sent a symbolic link within a backup, {0:?}, which PostgreSQL does not do")]
+    Link(String),
+    /// A name that no file of a data directory can have.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The packs could not be written.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+}
+
+/// A file with pages that do not bear their checksum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuspectFile {
+    /// Relative to the data directory.
+    pub path: SafePath,
+    /// Which pages.
+    pub suspects: Suspects,
+}
+
+/// What came out of all archives of a backup.
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// Files and directories in the order of arrival.
+    pub entries: Vec<Entry>,
+    /// Files with damaged pages.
+    pub suspects: Vec<SuspectFile>,
+    /// Bytes of all files together.
+    pub size_bytes: u64,
+    /// The content of `backup_label`.
+    pub backup_label: Vec<u8>,
+    /// The content of `global/pg_control`.
+    pub control: Vec<u8>,
+}
+
+/// `backup_label` and `pg_control` are kept in memory too, up to so many bytes.
+const CAPTURE_LIMIT: usize = 64 << 10;
+
+/// Takes one archive after another.
+pub struct Collector<S> {
+    sink: S,
+    start: Lsn,
+    data_checksums: bool,
+    /// `pg_tblspc/<oid>/` for a tablespace's archive, else empty.
+    prefix: Vec<u8>,
+    parser: TarParser,
+    file: Option<OpenFile>,
+    collected: Collected,
+}
+
+struct OpenFile {
+    path: SafePath,
+    size: u64,
+    mode: u32,
+    mtime: i64,
+    crc: Crc,
+    scanner: Option<PageScanner>,
+    extents: Vec<Extent>,
+    done: u64,
+}
+
+impl<S: Sink> Collector<S> {
+    /// For a backup that starts at `start`. `data_checksums`: whether the cluster's pages have them.
+    pub fn new(sink: S, start: Lsn, data_checksums: bool) -> Self {
+        Self {
+            sink,
+            start,
+            data_checksums,
+            prefix: Vec::new(),
+            parser: TarParser::default(),
+            file: None,
+            collected: Collected::default(),
+        }
+    }
+
+    /// An archive begins: the main one, or that of the tablespace with this oid.
+    pub fn begin(&mut self, tablespace: Option<u32>) {
+        self.prefix = tablespace.map(|oid| format!("pg_tblspc/{oid}/").into_bytes()).unwrap_or_default();
+        self.parser = TarParser::default();
+    }
+
+    /// The next bytes of the archive.
+    pub async fn push(&mut self, chunk: Bytes) -> Result<(), CollectError> {
+        self.parser.push(chunk);
+        while let Some(event) = self.parser.next_event()? {
+            match event {
+                TarEvent::Member(member) => self.member(member)?,
+                TarEvent::Data(bytes) => self.data(bytes).await?,
+                TarEvent::FileEnd => self.file_end(),
+            }
+        }
+        Ok(())
+    }
+
+    /// The archive ended: an error unless it is whole.
+    pub fn end(&mut self) -> Result<(), CollectError> {
+        Ok(std::mem::take(&mut self.parser).finish()?)
+    }
+
+    /// What has been taken so far.
+    pub fn collected(&self) -> &Collected {
+        &self.collected
+    }
+
+    /// Stores a file that no archive has.
+    pub async fn add_file(&mut self, member: Member, content: Bytes) -> Result<(), CollectError> {
+        self.prefix.clear();
+        self.member(member)?;
+        if !content.is_empty() {
+            self.data(content).await?;
+        }
+        self.file_end();
+        Ok(())
+    }
+
+    /// All archives were taken.
+    pub fn finish(self) -> (S, Collected) {
+        (self.sink, self.collected)
+    }
+
+    fn member(&mut self, member: Member) -> Result<(), CollectError> {
+        let mut path = self.prefix.clone();
+        path.extend_from_slice(&member.path);
+        // The root of an archive: the data directory itself, or a tablespace, which restore makes anyway.
+        if member.path.is_empty() && member.kind == MemberKind::Directory {
+            return Ok(());
+        }
+        let path = SafePath::new(path)?;
+        match member.kind {
+            MemberKind::Link(_) => Err(CollectError::Link(path.to_string())),
+            MemberKind::Directory => {
+                self.collected.entries.push(Entry::Directory { path, mode: member.mode });
+                Ok(())
+            }
+            MemberKind::File => {
+                let relation = std::str::from_utf8(path.as_bytes())
+                    .ok()
+                    .filter(|_| self.data_checksums)
+                    .and_then(page::is_relation_file);
+                self.file = Some(OpenFile {
+                    scanner: relation.map(|file| PageScanner::new(file, self.start)),
+                    path,
+                    size: member.size,
+                    mode: member.mode,
+                    mtime: member.mtime,
+                    crc: Crc::new(CrcAlgorithm::Crc32Iscsi),
+                    extents: Vec::new(),
+                    done: 0,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    async fn data(&mut self, bytes: Bytes) -> Result<(), CollectError> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.crc.update(&bytes);
+        if let Some(scanner) = &mut file.scanner {
+            scanner.push(&bytes);
+        }
+        let captured = match file.path.as_bytes() {
+            b"backup_label" => Some(&mut self.collected.backup_label),
+            b"global/pg_control" => Some(&mut self.collected.control),
+            _ => None,
+        };
+        if let Some(captured) = captured {
+            let room = CAPTURE_LIMIT.saturating_sub(captured.len());
+            captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+        let length = bytes.len() as u64;
+        for extent in self.sink.append(bytes).await? {
+            push_extent(&mut file.extents, extent.shifted(file.done));
+        }
+        file.done += length;
+        Ok(())
+    }
+
+    fn file_end(&mut self) {
+        let Some(file) = self.file.take() else { return };
+        if let Some(suspects) = file.scanner.and_then(PageScanner::finish) {
+            self.collected.suspects.push(SuspectFile { path: file.path.clone(), suspects });
+        }
+        self.collected.size_bytes += file.size;
+        self.collected.entries.push(Entry::File {
+            path: file.path,
+            size: file.size,
+            mode: file.mode,
+            mtime: file.mtime,
+            // The CRC has 32 bits; the crate's type has room for wider ones.
+            crc32c: Some(file.crc.finalize() as u32),
+            extents: file.extents,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tar::tests::{ended, file, header};
+    use super::*;
+
+    /// Packs of 10,000 bytes in memory.
+    #[derive(Default)]
+    struct Memory(Vec<u8>);
+
+    const PACK: usize = 10_000;
+
+    impl Sink for Memory {
+        async fn append(&mut self, bytes: Bytes) -> repository::Result<Vec<Extent>> {
+            let mut extents = Vec::new();
+            let mut offset = 0;
+            while offset < bytes.len() {
+                let at = self.0.len();
+                let length = (PACK - at % PACK).min(bytes.len() - offset);
+                extents.push(Extent {
+                    file_offset: offset as u64,
+                    length: length as u64,
+                    pack: (at / PACK) as u32,
+                    pack_offset: (at % PACK) as u64,
+                });
+                self.0.extend_from_slice(&bytes[offset..offset + length]);
+                offset += length;
+            }
+            Ok(extents)
+        }
+    }
+
+    async fn collect(
+        archives: &[(Option<u32>, Vec<u8>)],
+        chunk: usize,
+    ) -> Result<(Memory, Collected), CollectError> {
+        let mut collector = Collector::new(Memory::default(), Lsn(0x1000), true);
+        for (tablespace, archive) in archives {
+            collector.begin(*tablespace);
+            for piece in archive.chunks(chunk) {
+                collector.push(Bytes::copy_from_slice(piece)).await?;
+            }
+            collector.end()?;
+        }
+        Ok(collector.finish())
+    }
+
+    fn content(packs: &Memory, extents: &[Extent]) -> Vec<u8> {
+        let of = |e: &Extent| e.pack as usize * PACK + e.pack_offset as usize;
+        extents.iter().flat_map(|e| packs.0[of(e)..][..e.length as usize].to_vec()).collect()
+    }
+
+    #[tokio::test]
+    async fn paths_of_tablespaces_are_those_of_the_data_directory() {
+        let mut space = header(b"PG_15_202209061/", b'5', b"", 0).to_vec();
+        space.extend(file(b"PG_15_202209061/5/16400", b"rows"));
+        let archives = [(Some(16385), ended(space)), (None, ended(file(b"backup_label", b"START WAL")))];
+        let (_, collected) = collect(&archives, 700).await.unwrap();
+        let paths: Vec<String> = collected.entries.iter().map(|entry| entry.path().to_string()).collect();
+        assert_eq!(
+            paths,
+            ["pg_tblspc/16385/PG_15_202209061", "pg_tblspc/16385/PG_15_202209061/5/16400", "backup_label"]
+        );
+        assert_eq!(collected.backup_label, b"START WAL");
+        assert_eq!(collected.size_bytes, 13);
+    }
+
+    #[tokio::test]
+    async fn links_are_refused() {
+        let archive = ended(header(b"pg_tblspc/16385", b'2', b"/srv", 0).to_vec());
+        assert!(matches!(collect(&[(None, archive)], 512).await, Err(CollectError::Link(_))));
+    }
+
+    #[tokio::test]
+    async fn a_broken_off_archive_is_an_error() {
+        let mut archive = ended(file(b"PG_VERSION", b"15\n"));
+        archive.truncate(archive.len() - 1);
+        assert!(matches!(collect(&[(None, archive)], 512).await, Err(CollectError::Tar(_))));
+    }
+
+    #[tokio::test]
+    async fn damaged_pages_of_relations_are_suspects() {
+        // No checksum fits these bytes; their LSN is 0/1.
+        let mut page = vec![7; page::BLOCK_SIZE];
+        page[..8].copy_from_slice(&[0, 0, 0, 0, 1, 0, 0, 0]);
+        let zeros = vec![0; page::BLOCK_SIZE];
+        let relation = [zeros.clone(), page.clone(), zeros].concat();
+        let mut archive = file(b"base/5/16384.1", &relation);
+        archive.extend(file(b"base/5/PG_VERSION", &page));
+        for chunk in [1, 600, 8192, 100_000] {
+            let (_, collected) = collect(&[(None, ended(archive.clone()))], chunk).await.unwrap();
+            assert_eq!(collected.suspects.len(), 1);
+            assert_eq!(collected.suspects[0].path.to_string(), "base/5/16384.1");
+            assert_eq!(collected.suspects[0].suspects, Suspects { blocks: vec![1], count: 1 });
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn extents_lead_back_to_each_file(
+            sizes in prop::collection::vec(prop_oneof![Just(0usize), 1..2000usize, 9_000..25_000usize], 1..8),
+            chunk in 1usize..40_000,
+        ) {
+            let contents: Vec<Vec<u8>> =
+                sizes.iter().enumerate().map(|(n, size)| (0..*size).map(|i| (i * 7 + n) as u8).collect()).collect();
+            let archive = contents.iter().enumerate()
+                .flat_map(|(n, content)| file(format!("pg_xact/{n}").as_bytes(), content)).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let (packs, collected) = runtime.block_on(collect(&[(None, ended(archive))], chunk)).unwrap();
+            prop_assert_eq!(collected.entries.len(), contents.len());
+            for (entry, expected) in collected.entries.iter().zip(&contents) {
+                let Entry::File { size, crc32c, extents, .. } = entry else { panic!("no file") };
+                prop_assert_eq!(*size, expected.len() as u64);
+                prop_assert_eq!(&content(&packs, extents), expected);
+                prop_assert_eq!(*crc32c, Some(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, expected) as u32));
+            }
+        }
+    }
+}

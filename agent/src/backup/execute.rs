@@ -1,0 +1,354 @@
+//! Carries out a planned backup. Whatever cuts it off, only leftovers remain: the manifest is written last, and it is
+//! the manifest that makes a backup exist.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use proto::backup_label::BackupLabelFile;
+use proto::backup_manifest::BackupManifest;
+use proto::client::{
+    BackupMessage, BackupStart, BackupStream, BaseBackupOptions, Checkpoint, ManifestChecksums, Replication,
+};
+use proto::control::{ControlError, ControlFile};
+use proto::wal::WalFile;
+use proto::{Lsn, TimelineId};
+use repository::Branch;
+use repository::backup::{BackupKind, BackupLabel};
+use repository::manifest::{
+    Controls, EXTERNAL_PREFIX, ExternalConfig, MANIFEST_FORMAT, Manifest, ManifestHead, RawBytes, SafePath,
+    Tablespace, WalRange,
+};
+use repository::pack::PackWriter;
+use restore::program::{Progress, failure};
+use tokio::task::JoinHandle;
+
+use super::collect::{Collected, Collector, SuspectFile};
+use super::compare::compare;
+use super::damage::{self, Judge};
+use super::external::{self, ExternalFile};
+use super::facts::Sql;
+use super::plan::{Plan, WalPlan};
+use super::tar::{Member, MemberKind};
+use super::wal::{self, HeldWal};
+
+/// Between two signs of life. Others take a backup for dead after several times this.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// The server's manifest is held in memory. This is that of some five million files.
+const MAX_SERVER_MANIFEST: usize = 1 << 30;
+
+/// Ends a task when its owner goes away, however that comes.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the server sent.
+struct Received {
+    collector: Collector<PackWriter>,
+    start: BackupStart,
+    stop_lsn: Lsn,
+    stop_timeline: TimelineId,
+    server_manifest: Vec<u8>,
+    checksum_failures: Option<String>,
+}
+
+/// Takes the backup. When this returns the manifest is durable, and so is everything that it names.
+///
+/// `label` must have been announced by an intent.
+pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> anyhow::Result<ManifestHead> {
+    let branch = &plan.branch;
+    let _heartbeat = heartbeat(branch, label);
+    // Before the backup starts, so that not one byte of its WAL can vanish.
+    let held = match plan.wal {
+        WalPlan::Agent => None,
+        WalPlan::Archiver | WalPlan::Ourselves => {
+            Some(HeldWal::hold(crate::commands::connect(&plan.info).await?).await?)
+        }
+    };
+    let sql = Sql::connect(&plan.info).await?;
+    let started_at = sql.clock().await?;
+    let mut session = crate::commands::connect(&plan.info).await?;
+    store_history(&mut session, branch, plan.identity.timeline).await?;
+    progress.step("waiting for a checkpoint");
+    let stream =
+        session.base_backup(&options(plan, label)).await.context("the server did not begin a base backup")?;
+    let start = stream.start().clone();
+    anyhow::ensure!(
+        start.timeline == plan.identity.timeline,
+        "the server has moved to timeline {} since this backup was planned: take it again",
+        start.timeline
+    );
+    progress.step("");
+    let mut received = receive(plan, label, stream, start, progress).await?;
+    // A new session: the first has been silent for as long as the backup took.
+    let sql = Sql::connect(&plan.info).await?;
+    let finished_at = sql.clock().await?;
+    let server_manifest = check(plan, &received)?;
+    let external = external::gather(&sql, &plan.facts, &plan.info).await;
+    let external_config = store_external(&mut received.collector, external).await?;
+
+    let (packs, collected) = received.collector.finish();
+    progress.step("storing the last bytes");
+    // All packs are durable when this returns.
+    let packs = packs.finish().await.context("cannot store the backup's data")?;
+    let stored_manifest = branch
+        .put_server_manifest(label, Bytes::from(received.server_manifest))
+        .await
+        .context("cannot store the server's manifest")?;
+    let control = control(&collected)?;
+    let label_file = BackupLabelFile::parse(&collected.backup_label)?;
+    anyhow::ensure!(
+        label_file.start == received.start.lsn,
+        "the server said that the backup starts at {}, and its backup_label says {}",
+        received.start.lsn,
+        label_file.start
+    );
+    let mut head = ManifestHead {
+        format: MANIFEST_FORMAT,
+        label: label.clone(),
+        kind: BackupKind::Full,
+        parent: None,
+        cluster: branch.cluster().clone(),
+        system_id: branch.system_id(),
+        server_version: plan.version.0,
+        segment_size: branch.segment_size(),
+        data_checksums: control.data_checksum_version != 0,
+        timeline: received.start.timeline,
+        start_lsn: received.start.lsn,
+        checkpoint_lsn: label_file.checkpoint,
+        stop_timeline: received.stop_timeline,
+        stop_lsn: received.stop_lsn,
+        started_at,
+        finished_at,
+        from_standby: false,
+        label_note: plan.note.clone(),
+        size_bytes: collected.size_bytes,
+        stored_bytes: packs.iter().map(|pack| pack.stored_length()).sum(),
+        tablespaces: tablespaces(&received.start),
+        wal_ranges: wal_ranges(&server_manifest),
+        server_manifest: Some(stored_manifest),
+        damaged_page_count: 0,
+        damaged_pages: Vec::new(),
+        external_config,
+        controls: controls(&control),
+    };
+    record_damage(plan, &mut head, collected.suspects, received.checksum_failures, &sql).await;
+    let range = (received.start.lsn, received.stop_lsn);
+    wal::bring(plan.wal, held, branch, received.start.timeline, range, progress).await?;
+    // The commit: packs, the server's manifest and the WAL are durable by now.
+    let manifest = Manifest { head, packs, entries: collected.entries };
+    branch.put_manifest(&manifest).await.context("cannot store the manifest")?;
+    progress.finish();
+    Ok(manifest.head)
+}
+
+fn options(plan: &Plan, label: &BackupLabel) -> BaseBackupOptions {
+    BaseBackupOptions {
+        label: format!("walkeep {label}"),
+        checkpoint: Checkpoint::Fast,
+        max_rate_kib: None,
+        manifest_checksums: ManifestChecksums::Crc32c,
+        incremental: false,
+        verify_checksums: plan.judge == Judge::Server,
+        progress: true,
+        // We wait for the WAL ourselves, and say for which.
+        wait_for_archive: false,
+        tablespace_map: true,
+    }
+}
+
+/// Without its history file nobody can recover along a timeline; whoever else brings WAL may not have had it.
+async fn store_history(
+    session: &mut Replication,
+    branch: &Branch,
+    timeline: TimelineId,
+) -> anyhow::Result<()> {
+    if timeline != TimelineId::FIRST {
+        let history = session.timeline_history(timeline).await?;
+        branch.put_wal_file(WalFile::History(timeline), Bytes::from(history)).await?;
+    }
+    Ok(())
+}
+
+/// Writes down which pages are damaged on the server. The backup is kept all the same: it may be the only one.
+async fn record_damage(
+    plan: &Plan,
+    head: &mut ManifestHead,
+    suspects: Vec<SuspectFile>,
+    checksum_failures: Option<String>,
+    sql: &Sql,
+) {
+    let complained = checksum_failures.is_some();
+    let (damaged, unnamed) = damage::confirm(plan.judge, complained, suspects, sql, head.start_lsn).await;
+    for page in &damaged {
+        head.record_damage(&page.path, page.block);
+    }
+    head.damaged_page_count += unnamed;
+    for file in &head.damaged_pages {
+        let blocks = &file.blocks;
+        tracing::warn!(path = %file.path, ?blocks, "pages are damaged on the server: their checksums are wrong");
+    }
+    if let Some(said) = checksum_failures.filter(|_| damaged.is_empty()) {
+        tracing::warn!("the server found damaged pages, and we did not: {said}");
+        head.damaged_page_count += 1;
+    }
+}
+
+/// Shows others that the backup is alive.
+fn heartbeat(branch: &Branch, label: &BackupLabel) -> AbortOnDrop {
+    let (branch, label) = (branch.clone(), label.clone());
+    AbortOnDrop(tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(HEARTBEAT);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = branch.heartbeat(&label).await {
+                tracing::warn!("cannot show in the repository that this backup is alive: {error}");
+            }
+        }
+    }))
+}
+
+/// Reads the whole backup from the server.
+async fn receive(
+    plan: &Plan,
+    label: &BackupLabel,
+    mut stream: BackupStream,
+    start: BackupStart,
+    progress: &Progress,
+) -> anyhow::Result<Received> {
+    if let Some(kib) = start.tablespaces.iter().map(|space| space.size_kib).sum::<Option<u64>>() {
+        progress.set_total(kib.saturating_mul(1024));
+    }
+    let packs = PackWriter::new(plan.branch.clone(), label.clone(), plan.jobs);
+    let mut collector = Collector::new(packs, start.lsn, plan.facts.data_checksums());
+    let mut server_manifest = Vec::new();
+    loop {
+        match stream.next().await.context("the server broke off the backup")? {
+            BackupMessage::Archive { tablespace, .. } => {
+                collector.begin(tablespace.and_then(|space| space.oid))
+            }
+            BackupMessage::ArchiveData(bytes) => {
+                progress.add(bytes.len() as u64);
+                collector.push(bytes).await?;
+            }
+            BackupMessage::ArchiveEnd => collector.end()?,
+            BackupMessage::Manifest => progress.step("reading the server's manifest"),
+            BackupMessage::ManifestData(bytes) => {
+                anyhow::ensure!(
+                    server_manifest.len() + bytes.len() <= MAX_SERVER_MANIFEST,
+                    "the server's manifest is larger than 1 GiB"
+                );
+                server_manifest.extend_from_slice(&bytes);
+            }
+            BackupMessage::Progress(_) => {}
+            BackupMessage::Notice(text) => tracing::warn!("the server says: {text}"),
+            BackupMessage::End { lsn, timeline, checksum_failures } => {
+                return Ok(Received {
+                    collector,
+                    start,
+                    stop_lsn: lsn,
+                    stop_timeline: timeline,
+                    server_manifest,
+                    checksum_failures,
+                });
+            }
+        }
+    }
+}
+
+/// Compares what arrived with the server's manifest, and looks at pg_control.
+fn check(plan: &Plan, received: &Received) -> anyhow::Result<BackupManifest> {
+    anyhow::ensure!(
+        received.stop_timeline == received.start.timeline,
+        "the server was promoted during the backup: take it again"
+    );
+    let manifest = BackupManifest::parse(&received.server_manifest)?;
+    if let Some(system_id) = manifest.system_id {
+        anyhow::ensure!(
+            system_id == plan.branch.system_id(),
+            "the server's manifest is of the cluster {system_id}: the server was exchanged during the backup"
+        );
+    }
+    compare(&manifest, &received.collector.collected().entries)
+        .map_err(|difference| failure(difference.to_string(), "take the backup again"))?;
+    let control = control(received.collector.collected())?;
+    anyhow::ensure!(
+        control.system_id == plan.branch.system_id(),
+        "the backup's pg_control is of the cluster {}: the server was exchanged during the backup",
+        control.system_id
+    );
+    Ok(manifest)
+}
+
+fn control(collected: &Collected) -> anyhow::Result<ControlFile> {
+    match ControlFile::parse(&collected.control) {
+        Ok(control) => Ok(control),
+        Err(ControlError::Checksum) => Err(failure(
+            "the server was writing pg_control just when the backup read it: such a backup could not be restored",
+            "take the backup again; that this happens twice is very unlikely",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Stores configuration files from outside the data directory under a prefix that restore treats by itself.
+async fn store_external(
+    collector: &mut Collector<PackWriter>,
+    files: Vec<ExternalFile>,
+) -> anyhow::Result<Vec<ExternalConfig>> {
+    let mut listed = Vec::new();
+    for file in files {
+        use std::os::unix::ffi::OsStrExt;
+        let original = file.path.as_os_str().as_bytes();
+        let path = [EXTERNAL_PREFIX.as_bytes(), original].concat();
+        let member = Member {
+            path: path.clone(),
+            kind: MemberKind::File,
+            size: file.content.len() as u64,
+            mode: file.mode,
+            mtime: file.mtime,
+        };
+        collector.add_file(member, Bytes::from(file.content)).await?;
+        listed.push(ExternalConfig {
+            role: file.role.to_owned(),
+            original_path: RawBytes(original.to_vec()),
+            path: SafePath::new(path)?,
+        });
+    }
+    Ok(listed)
+}
+
+fn tablespaces(start: &BackupStart) -> Vec<Tablespace> {
+    start
+        .tablespaces
+        .iter()
+        .filter_map(|space| {
+            Some(Tablespace {
+                oid: space.oid?,
+                location: RawBytes(space.location.clone().unwrap_or_default()),
+            })
+        })
+        .collect()
+}
+
+fn wal_ranges(manifest: &BackupManifest) -> Vec<WalRange> {
+    let ranges = manifest.wal_ranges.iter();
+    ranges
+        .map(|range| WalRange { timeline: range.timeline, start_lsn: range.start, end_lsn: range.end })
+        .collect()
+}
+
+fn controls(control: &ControlFile) -> Controls {
+    Controls {
+        max_connections: control.max_connections,
+        max_worker_processes: control.max_worker_processes,
+        max_wal_senders: control.max_wal_senders,
+        max_prepared_transactions: control.max_prepared_transactions,
+        max_locks_per_transaction: control.max_locks_per_transaction,
+    }
+}

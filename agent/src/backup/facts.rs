@@ -1,0 +1,221 @@
+//! What a server says about itself, asked in plain SQL.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use proto::config::SlotName;
+use proto::conninfo::ConnInfo;
+use restore::program::failure;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+/// How we name ourselves to the server unless the connection string does.
+pub const APPLICATION_NAME: &str = "walkeep";
+
+/// The settings that decide what walkeep can do. Those that this role may not see are absent.
+const SETTINGS: &str = "SELECT name, setting FROM pg_settings WHERE name IN ('archive_command', 'archive_library', \
+    'archive_mode', 'config_file', 'data_checksums', 'data_directory', 'hba_file', 'ident_file', 'max_replication_slots', \
+    'max_wal_senders', 'wal_level')";
+
+/// The key of the advisory lock: "walkeep" in ASCII.
+const BACKUP_LOCK: i64 = 0x0077_616C_6B65_6570;
+
+/// A session for plain SQL.
+pub struct Sql {
+    client: Client,
+}
+
+/// What the server knows of a replication slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Whether it is for physical replication.
+    pub physical: bool,
+    /// Whether somebody reads from it just now.
+    pub active: bool,
+    /// The server has removed WAL that the slot needed.
+    pub lost: bool,
+    /// The oldest WAL that it keeps.
+    pub restart_lsn: Option<String>,
+}
+
+/// The server's settings and state.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    settings: HashMap<String, String>,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// The role of this session.
+    pub role: String,
+    /// Whether the role may open replication connections.
+    pub may_replicate: bool,
+    /// Whether the role may read the server's files.
+    pub may_read_files: bool,
+}
+
+impl Sql {
+    /// Opens the session.
+    pub async fn connect(info: &ConnInfo) -> anyhow::Result<Self> {
+        let client =
+            proto::client::sql(info, APPLICATION_NAME).await.context("cannot connect to PostgreSQL")?;
+        Ok(Self { client })
+    }
+
+    /// Asks for everything in [`Facts`].
+    pub async fn facts(&self) -> anyhow::Result<Facts> {
+        let settings = self.rows(SETTINGS).await?;
+        let state = self
+            .rows(
+                "SELECT pg_is_in_recovery(), rolname, rolreplication OR rolsuper, has_function_privilege( \
+                 'pg_read_binary_file(text, bigint, bigint)', 'execute') FROM pg_roles WHERE rolname = current_user",
+            )
+            .await?;
+        let state = state.first().context("the server does not know the role of this session")?;
+        let text = |at: usize| state.get(at).cloned().flatten().unwrap_or_default();
+        Ok(Facts {
+            settings: settings
+                .into_iter()
+                .filter_map(|row| match <[Option<String>; 2]>::try_from(row) {
+                    Ok([Some(name), Some(value)]) => Some((name, value)),
+                    _ => None,
+                })
+                .collect(),
+            in_recovery: text(0) == "t",
+            role: text(1),
+            may_replicate: text(2) == "t",
+            may_read_files: text(3) == "t",
+        })
+    }
+
+    /// The slot, if there is one of this name.
+    pub async fn slot(&self, name: &SlotName) -> anyhow::Result<Option<Slot>> {
+        // A slot's name has letters, digits and underscores only.
+        let rows = self
+            .rows(&format!(
+                "SELECT slot_type, active, wal_status, restart_lsn FROM pg_replication_slots WHERE slot_name = '{name}'"
+            ))
+            .await?;
+        Ok(rows.into_iter().next().map(|row| {
+            let text = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
+            Slot {
+                physical: text(0) == "physical",
+                active: text(1) == "t",
+                lost: text(2) == "lost",
+                restart_lsn: row.get(3).cloned().flatten(),
+            }
+        }))
+    }
+
+    /// The server's clock: microseconds since 1970.
+    pub async fn clock(&self) -> anyhow::Result<jiff::Timestamp> {
+        let rows = self.rows("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await?;
+        let micros =
+            rows.first().and_then(|row| row.first().cloned().flatten()).and_then(|text| text.parse().ok());
+        let micros = micros.context("the server did not tell the time")?;
+        Ok(jiff::Timestamp::from_microsecond(micros)?)
+    }
+
+    /// `length` bytes of one of the server's files from `offset` on; fewer where it ends, `None` where it is gone.
+    /// `path` as the server understands it: absolute, or relative to the data directory.
+    pub async fn read_file(&self, path: &str, offset: u64, length: u64) -> anyhow::Result<Option<Vec<u8>>> {
+        let path = path.replace('\'', "''");
+        // The prefix makes backslashes plain, whatever standard_conforming_strings says.
+        let path = path.replace('\\', "\\\\");
+        let rows = self
+            .rows(&format!("SELECT encode(pg_read_binary_file(E'{path}', {offset}, {length}, true), 'hex')"))
+            .await?;
+        let Some(hex) = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()) else {
+            return Ok(None);
+        };
+        let bytes = hex.as_bytes().chunks(2).map(|pair| {
+            let pair = std::str::from_utf8(pair).ok()?;
+            u8::from_str_radix(pair, 16).ok()
+        });
+        Ok(Some(bytes.collect::<Option<_>>().context("the server encoded a file in an unknown way")?))
+    }
+
+    /// Takes the lock that only one backup of a server holds, as long as this session lives. `false`: another has it.
+    ///
+    /// The server gives it up at once when its holder is killed, so that a dead backup blocks nobody, which no sign
+    /// of life in the repository could offer. Backups that do not see each other here do each other no harm either.
+    pub async fn lock_backup(&self) -> anyhow::Result<bool> {
+        let rows = self.rows(&format!("SELECT pg_try_advisory_lock({BACKUP_LOCK})")).await?;
+        Ok(rows.first().and_then(|row| row.first()?.as_deref()) == Some("t"))
+    }
+
+    /// The files from which the server's settings come, those that others include among them. Empty for a role that
+    /// may not see them.
+    pub async fn configuration_sources(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let rows =
+            self.rows("SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL").await?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).map(PathBuf::from).collect())
+    }
+
+    async fn rows(&self, query: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
+        let messages = self.client.simple_query(query).await.map_err(sql_error)?;
+        Ok(messages
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
+                }
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+/// `tokio_postgres` shows only "db error" by itself; what the server said lies below.
+fn sql_error(error: tokio_postgres::Error) -> anyhow::Error {
+    match error.as_db_error() {
+        Some(said) => anyhow::anyhow!("the server refused a query: {}", said.message()),
+        None => anyhow::Error::new(error).context("the connection to PostgreSQL broke"),
+    }
+}
+
+impl Facts {
+    /// A setting as `pg_settings` has it; `None` if this role may not see it.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
+    }
+
+    /// Whether data pages carry checksums.
+    pub fn data_checksums(&self) -> bool {
+        self.setting("data_checksums") == Some("on")
+    }
+
+    /// The server's data directory, if this role may know it.
+    pub fn data_directory(&self) -> Option<PathBuf> {
+        self.setting("data_directory").map(PathBuf::from)
+    }
+
+    /// Whether the archiver hands WAL to walkeep.
+    pub fn archives_to_us(&self) -> bool {
+        let on = matches!(self.setting("archive_mode"), Some("on" | "always"));
+        let command = self.setting("archive_command").unwrap_or_default();
+        on && self.setting("archive_library").unwrap_or_default().is_empty()
+            && (command.contains("archive-cmd") || command.contains("walkeep"))
+    }
+
+    /// An error unless the WAL tells enough to restore from it.
+    pub fn check_wal_level(&self) -> anyhow::Result<()> {
+        match self.setting("wal_level") {
+            Some("minimal") => Err(failure(
+                "wal_level is minimal: the WAL does not tell enough to restore from it",
+                "put `wal_level = replica` into postgresql.conf and restart the server",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// An error unless the role may open replication connections.
+    pub fn check_replication_role(&self) -> anyhow::Result<()> {
+        if self.may_replicate {
+            return Ok(());
+        }
+        let role = &self.role;
+        Err(failure(
+            format!("the role \"{role}\" may not replicate"),
+            format!("as a superuser: ALTER ROLE \"{}\" REPLICATION;", role.replace('"', "\"\"")),
+        ))
+    }
+}

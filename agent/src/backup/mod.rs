@@ -1,0 +1,16 @@
+//! Base backups: from the server's stream to packs and a manifest.
+//!
+//! [`plan`] asks the server and the repository everything that decides; [`execute`] carries it out. In between the
+//! pure parts: [`tar`] parses, [`collect`] makes entries, [`pages`] looks at checksums, [`compare`] checks against the
+//! server's own manifest.
+
+pub mod collect;
+pub mod compare;
+pub mod damage;
+pub mod execute;
+pub mod external;
+pub mod facts;
+pub mod pages;
+pub mod plan;
+pub mod tar;
+pub mod wal;

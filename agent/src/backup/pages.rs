@@ -1,0 +1,86 @@
+//! Page checksums of a relation's file, computed while it passes by.
+
+use proto::Lsn;
+use proto::page::{self, BLOCK_SIZE, PageVerdict, RelationFile};
+
+/// Blocks in a full segment of a relation: 1 GiB, unless PostgreSQL was built otherwise (pg_control tells).
+pub const SEGMENT_BLOCKS: u32 = (1 << 30) / BLOCK_SIZE as u32;
+
+/// Of each file at most so many damaged blocks are named; all are counted.
+const NAMED_BLOCKS: usize = 1000;
+
+/// Looks at every whole page of one file.
+pub struct PageScanner {
+    /// Number of the file's first block within its relation: checksums include the number.
+    first: u32,
+    start: Lsn,
+    seen: u32,
+    partial: Vec<u8>,
+    damaged: Vec<u32>,
+    damaged_count: u64,
+}
+
+/// The pages of one file that do not bear their checksum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspects {
+    /// Block numbers within the file, from 0; at most a thousand.
+    pub blocks: Vec<u32>,
+    /// How many there are in all.
+    pub count: u64,
+}
+
+impl PageScanner {
+    /// For `file` of a backup that starts at `start`: later pages may be torn, and replay mends them.
+    pub fn new(file: RelationFile, start: Lsn) -> Self {
+        Self {
+            first: file.segment_no.saturating_mul(SEGMENT_BLOCKS),
+            start,
+            seen: 0,
+            partial: Vec::new(),
+            damaged: Vec::new(),
+            damaged_count: 0,
+        }
+    }
+
+    /// The next bytes of the file. Pages that lie within them are not copied.
+    pub fn push(&mut self, mut bytes: &[u8]) {
+        if !self.partial.is_empty() {
+            let (head, rest) = bytes.split_at(bytes.len().min(BLOCK_SIZE - self.partial.len()));
+            self.partial.extend_from_slice(head);
+            bytes = rest;
+            if self.partial.len() < BLOCK_SIZE {
+                return;
+            }
+            let page = std::mem::take(&mut self.partial);
+            self.look(&page);
+            self.partial = page;
+            self.partial.clear();
+        }
+        let pages = bytes.chunks_exact(BLOCK_SIZE);
+        let rest = pages.remainder();
+        pages.for_each(|page| self.look(page));
+        if !rest.is_empty() {
+            self.partial.reserve_exact(BLOCK_SIZE);
+            self.partial.extend_from_slice(rest);
+        }
+    }
+
+    /// What was found. A last piece that is no whole page is never looked at: the server was extending the file.
+    pub fn finish(self) -> Option<Suspects> {
+        (self.damaged_count > 0).then_some(Suspects { blocks: self.damaged, count: self.damaged_count })
+    }
+
+    fn look(&mut self, page: &[u8]) {
+        let block = self.first.wrapping_add(self.seen);
+        match page::check(page, block, true, self.start) {
+            PageVerdict::Ok | PageVerdict::New | PageVerdict::NewerThanStart => {}
+            PageVerdict::BadChecksum { .. } | PageVerdict::BadHeader => {
+                self.damaged_count += 1;
+                if self.damaged.len() < NAMED_BLOCKS {
+                    self.damaged.push(self.seen);
+                }
+            }
+        }
+        self.seen = self.seen.wrapping_add(1);
+    }
+}

@@ -1,0 +1,96 @@
+//! Everything that is decided before the first byte is asked for.
+
+use anyhow::Context;
+use proto::SystemId;
+use proto::client::{Replication, ServerVersion, SystemIdentity};
+use proto::config::Config;
+use proto::conninfo::ConnInfo;
+use repository::Branch;
+use restore::program::failure;
+
+use super::damage::Judge;
+use super::facts::{Facts, Sql};
+
+/// Who is to bring the backup's WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalPlan {
+    /// A running agent streams it.
+    Agent,
+    /// The archiver hands it over.
+    Archiver,
+    /// This program receives it.
+    Ourselves,
+}
+
+/// A backup that may begin.
+pub struct Plan {
+    /// How to reach the server.
+    pub info: ConnInfo,
+    /// Where the backup goes.
+    pub branch: Branch,
+    /// The server's version.
+    pub version: ServerVersion,
+    /// The cluster and its timeline.
+    pub identity: SystemIdentity,
+    /// The server's settings.
+    pub facts: Facts,
+    /// Who brings the WAL.
+    pub wal: WalPlan,
+    /// Who judges suspect pages.
+    pub judge: Judge,
+    /// The user's note.
+    pub note: Option<String>,
+    /// Threads that compress.
+    pub jobs: usize,
+}
+
+/// Looks at server and repository. `replication` is used for questions only.
+pub async fn plan(
+    config: &Config,
+    info: ConnInfo,
+    sql: &Sql,
+    mut replication: Replication,
+    branch: impl AsyncFnOnce(SystemId) -> repository::Result<Branch>,
+    note: Option<String>,
+) -> anyhow::Result<Plan> {
+    let facts = sql.facts().await?;
+    if facts.in_recovery {
+        return Err(failure(
+            "the server is a standby, and backups are taken from a primary",
+            "name the primary in `postgres`; with several hosts it is found by itself",
+        ));
+    }
+    facts.check_wal_level()?;
+    let identity = replication.identify_system().await?;
+    let branch = branch(identity.system_id).await.context("the repository does not know this cluster")?;
+    let segment_size = replication.segment_size().await?;
+    anyhow::ensure!(
+        segment_size == branch.segment_size(),
+        "the server's WAL segments have {} bytes, but {} when `walkeep init` was run: pg_resetwal has changed it",
+        segment_size.bytes(),
+        branch.segment_size().bytes()
+    );
+    let slot = match config.stream.enabled {
+        true => sql.slot(&config.stream.slot).await?,
+        false => None,
+    };
+    Ok(Plan {
+        info,
+        branch,
+        version: replication.server_version(),
+        identity,
+        wal: wal_plan(slot.is_some_and(|slot| slot.active), facts.archives_to_us()),
+        judge: if facts.may_read_files { Judge::Reread } else { Judge::Server },
+        facts,
+        note,
+        jobs: std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8),
+    })
+}
+
+fn wal_plan(agent_streams: bool, archiver_ships: bool) -> WalPlan {
+    match (agent_streams, archiver_ships) {
+        (true, _) => WalPlan::Agent,
+        (false, true) => WalPlan::Archiver,
+        (false, false) => WalPlan::Ourselves,
+    }
+}

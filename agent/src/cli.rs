@@ -1,0 +1,67 @@
+//! The command line of `walkeep`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use restore::program::{self, GlobalArgs};
+
+use crate::commands::{backup, init, list, push, run, status};
+
+/// WAL archiving, streaming and base backup for PostgreSQL.
+#[derive(Debug, Parser)]
+#[command(name = "walkeep", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Create the repository and the replication slot; print the lines for postgresql.conf and pg_hba.conf
+    Init(init::InitArgs),
+    /// Run the daemon: stream WAL, serve archive-cmd
+    Run(run::RunArgs),
+    /// Take a base backup now
+    Backup(backup::BackupArgs),
+    /// Show backups and the recovery window, with every gap
+    List(list::ListArgs),
+    /// Show what the running agent does now
+    Status(status::StatusArgs),
+    /// Ship one WAL file without a running agent
+    Push(push::PushArgs),
+}
+
+impl Cli {
+    /// Runs the verb to its end. Exit codes: 0, 1 failed; clap itself exits with 2 on wrong usage.
+    pub fn run(self) -> ExitCode {
+        program::init_logging(&self.global);
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                program::report(&anyhow::Error::new(error).context("cannot start the runtime"));
+                return ExitCode::FAILURE;
+            }
+        };
+        let Cli { global, verb } = self;
+        // As a task: worker threads poll the network, and would have to wake the main thread for each message.
+        let task = runtime.spawn(async move {
+            match verb {
+                Verb::Init(args) => Box::pin(init::run(&global, args)).await,
+                Verb::Run(args) => Box::pin(run::run(&global, args)).await,
+                Verb::Backup(args) => Box::pin(backup::run(&global, args)).await,
+                Verb::List(args) => Box::pin(list::run(&global, args)).await,
+                Verb::Status(args) => Box::pin(status::run(&global, args)).await,
+                Verb::Push(args) => Box::pin(push::run(&global, args)).await,
+            }
+        });
+        let done = runtime.block_on(task).unwrap_or_else(|broken| Err(broken.into()));
+        // A blocking task that still waits for the network must not keep the program.
+        runtime.shutdown_background();
+        done.unwrap_or_else(|error| {
+            program::report(&error);
+            ExitCode::FAILURE
+        })
+    }
+}

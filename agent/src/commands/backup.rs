@@ -1,0 +1,138 @@
+//! `walkeep backup`: take a base backup now.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::HumanBytes;
+use jiff::Timestamp;
+use repository::backup::{BackupKind, BackupLabel, Intent};
+use repository::manifest::ManifestHead;
+use repository::{Branch, Repository};
+use restore::program::{GlobalArgs, Progress, failure};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::list::BackupLine;
+use crate::backup::facts::Sql;
+use crate::backup::{execute, plan};
+
+/// The arguments of `walkeep backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Take everything; the default, since there is no other kind yet
+    #[arg(long)]
+    full: bool,
+
+    /// A note to keep with the backup, shown by `walkeep list`
+    #[arg(long, value_name = "TEXT", value_parser = note)]
+    label_note: Option<String>,
+
+    /// Print one JSON object when it is done
+    #[arg(long)]
+    json: bool,
+}
+
+/// A note is one line of moderate length.
+fn note(text: &str) -> Result<String, String> {
+    match text {
+        _ if text.chars().any(char::is_control) => {
+            Err("it must be one line without control characters".into())
+        }
+        _ if text.len() > 1000 => Err("it must not be longer than 1000 bytes".into()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// Takes the backup, or says why not. A signal ends it cleanly: only leftovers remain.
+pub async fn run(global: &GlobalArgs, args: BackupArgs) -> anyhow::Result<ExitCode> {
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let begun = std::time::Instant::now();
+    let head = tokio::select! {
+        head = Box::pin(take(global, &args)) => head?,
+        _ = interrupted.recv() => return Err(stopped("SIGINT")),
+        _ = terminated.recv() => return Err(stopped("SIGTERM")),
+    };
+    if args.json {
+        super::print_json(&BackupLine::of(&head))?;
+    } else {
+        super::print(&summary(&head, begun.elapsed()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stopped(signal: &str) -> anyhow::Error {
+    failure(
+        format!("the backup was stopped by {signal}"),
+        "nothing of it is listed; what it had stored already is swept by `walkeep expire`",
+    )
+}
+
+async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<ManifestHead> {
+    let config = restore::program::load(global)?;
+    super::repository_url(&config)?;
+    let info = super::conninfo(&config)?;
+    let repository = Repository::from_config(&config).await?;
+    let cluster = config.cluster.clone().unwrap_or_default();
+    let sql = Sql::connect(&info).await?;
+    let replication = super::connect(&info).await?;
+    let branch = async |system_id| repository.branch(&cluster, system_id).await;
+    let plan = plan::plan(&config, info, &sql, replication, branch, args.label_note.clone()).await?;
+    // Held as long as this session lives: a killed backup blocks nobody.
+    if !sql.lock_backup().await? {
+        return Err(failure(
+            format!("another backup of this cluster is running{}", holder(&plan.branch).await),
+            "wait until it is done, or stop it",
+        ));
+    }
+    let backups = plan.branch.backups().await?;
+    let last = backups.iter().map(|backup| &backup.label).max();
+    let label = BackupLabel::next(Timestamp::now(), BackupKind::Full, last);
+    let intent = Intent {
+        label: label.clone(),
+        parent: None,
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        writer: plan.branch.writer(),
+        started_at: Timestamp::now(),
+    };
+    plan.branch.begin_backup(&intent).await.context("cannot announce the backup in the repository")?;
+    tracing::info!(%label, forced = args.full, wal = ?plan.wal, "taking a full backup");
+    let progress = if global.quiet { Progress::hidden() } else { Progress::new("backup", None) };
+    let head = execute::execute(&plan, &label, &progress).await;
+    progress.finish();
+    head.with_context(|| format!("backup {label} failed"))
+}
+
+/// Who that probably is: the unfinished backup that gave the last sign of life. Empty if that cannot be told.
+async fn holder(branch: &Branch) -> String {
+    let unfinished = branch.unfinished_backups().await.unwrap_or_default();
+    let Some(backup) = unfinished.into_iter().max_by_key(|backup| backup.last_alive) else {
+        return String::new();
+    };
+    match branch.read_intent(&backup.label).await {
+        Ok(Some(intent)) => format!(": {}, on {}, process {}", backup.label, intent.host, intent.pid),
+        _ => format!(": {}", backup.label),
+    }
+}
+
+fn summary(head: &ManifestHead, took: std::time::Duration) -> String {
+    let ratio = head.size_bytes as f64 / head.stored_bytes.max(1) as f64;
+    let mut text = format!(
+        "backup {} is complete\n  timeline {}, WAL from {} to {}\n  {} in the cluster, {} stored ({ratio:.1} to 1), in {:.1} s\n",
+        head.label,
+        head.timeline,
+        head.start_lsn,
+        head.stop_lsn,
+        HumanBytes(head.size_bytes),
+        HumanBytes(head.stored_bytes),
+        took.as_secs_f64(),
+    );
+    if head.damaged_page_count > 0 {
+        text += &format!(
+            "  {} damaged pages on the server: they are in the backup as they are\n",
+            head.damaged_page_count
+        );
+    }
+    text
+}

@@ -1,0 +1,157 @@
+//! `walkeep run`: the daemon.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use proto::config::{ClusterName, Config};
+use repository::Repository;
+use restore::program::{GlobalArgs, failure, load};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::list::BackupLine;
+use crate::archive::{Archive, KnownSegments};
+use crate::backoff::Backoff;
+use crate::server::{AgentState, BackupSource, Listener, serve};
+use crate::stop::stopped;
+use crate::stream::{StreamOptions, follow};
+
+/// The arguments of `walkeep run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {}
+
+/// Streams and serves until SIGTERM or SIGINT.
+pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode> {
+    let config = load(global)?;
+    let cluster = config.cluster.clone().unwrap_or_default();
+    super::repository_url(&config)?;
+    warn_of_unused(&config);
+    let stop = stop_signal()?;
+    // Bound first: a second agent is told so before it does anything.
+    let listener = Listener::bind(&config.socket_path()).await?;
+    let Some(repository) = open(&config, stop.clone()).await? else { return Ok(ExitCode::SUCCESS) };
+    let known = KnownSegments::default();
+    let newest = NewestBackup { repository: repository.clone(), cluster: cluster.clone() };
+    let state = AgentState::new(cluster.clone(), Arc::new(newest));
+    let archive = Archive::new(repository.clone(), cluster.clone(), known.clone());
+
+    let stream = if config.stream.enabled {
+        let options = StreamOptions {
+            postgres: super::conninfo(&config)?,
+            cluster: cluster.clone(),
+            slot: config.stream.slot.clone(),
+            flush_interval: config.stream.flush_interval,
+            synchronous: config.stream.synchronous,
+            shutdown_grace: config.stream.shutdown_grace,
+        };
+        Some(tokio::spawn(follow(repository, options, state.stream.clone(), known, stop.clone())))
+    } else {
+        state.stream.disabled();
+        info!(%cluster, "streaming is off: only archive_command brings WAL");
+        None
+    };
+    let socket = listener.path().display().to_string();
+    let server = tokio::spawn(serve(listener, archive, state, stop));
+    info!(%cluster, socket, "READY");
+    server.await?;
+    if let Some(stream) = stream {
+        stream.await?;
+    }
+    info!(%cluster, "stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Becomes true at the first SIGTERM or SIGINT. A second one ends the program at once.
+fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        for first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if first {
+                info!("stopping: what was received is stored first");
+                sender.send_replace(true);
+            } else {
+                std::process::exit(1);
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Opens the repository, waiting for it while it does not answer. `None`: we were asked to stop meanwhile.
+async fn open(config: &Config, mut stop: watch::Receiver<bool>) -> anyhow::Result<Option<Repository>> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    loop {
+        match Box::pin(Repository::from_config(config)).await {
+            Ok(repository) => return Ok(Some(repository)),
+            Err(error) if error.is_transient() => warn!("{error}; trying again"),
+            Err(error) => {
+                let hint = if error.is_absent() {
+                    Some("run `walkeep init` first; if the repository was there before, is its disk mounted?")
+                } else {
+                    error.hint()
+                };
+                let message = format!("cannot open the repository: {error}");
+                return Err(match hint {
+                    Some(hint) => failure(message, hint),
+                    None => anyhow::anyhow!(message),
+                });
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+            () = stopped(&mut stop) => return Ok(None),
+        }
+    }
+}
+
+/// Keys that are read and checked, but that nothing acts upon yet.
+fn warn_of_unused(config: &Config) {
+    let schedule = &config.schedule;
+    let keys = [
+        ("schedule.full", schedule.full.is_some()),
+        ("schedule.incremental", schedule.incremental.is_some()),
+        ("schedule.verify", schedule.verify.is_some()),
+        ("schedule.drill", schedule.drill.is_some()),
+        ("http.listen", config.http.listen.is_some()),
+        ("retention", config.retention.is_some()),
+    ];
+    for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
+        warn!(
+            "`{key}` is set, but this version of walkeep does not act on it yet: nothing happens by itself"
+        );
+    }
+}
+
+/// Looks into the repository for the newest backup.
+struct NewestBackup {
+    repository: Repository,
+    cluster: ClusterName,
+}
+
+impl BackupSource for NewestBackup {
+    fn newest(&self) -> futures::future::BoxFuture<'static, Option<serde_json::Value>> {
+        let (repository, cluster) = (self.repository.clone(), self.cluster.clone());
+        Box::pin(async move {
+            let newest = async {
+                let branch = repository.only_branch(&cluster).await?;
+                match branch.backups().await?.last() {
+                    Some(newest) => branch.read_manifest_head(newest).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let head =
+                newest.await.inspect_err(|error| debug!("cannot tell the last backup: {error}")).ok()??;
+            serde_json::to_value(BackupLine::of(&head)).ok()
+        })
+    }
+}

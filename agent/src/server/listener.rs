@@ -1,0 +1,128 @@
+//! Listening, for one agent at a time.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use restore::program::failure;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use super::connection;
+use super::status::AgentState;
+use crate::archive::Archive;
+use crate::stop::stopped;
+
+/// Connections that are served side by side. More wait in the socket's queue.
+const CONNECTIONS: usize = 16;
+
+/// The server's user may archive if it shares the agent's group.
+const MODE: u32 = 0o660;
+
+/// How long calls that have begun may go on after the agent was told to stop.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// The agent's socket. Its file goes when it is dropped.
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Which file is ours: another agent may have put its own in the place.
+    inode: (u64, u64),
+}
+
+impl Listener {
+    /// Listens at `path`: makes the directory, and replaces what an agent that was killed has left.
+    ///
+    /// # Errors
+    /// Another agent answers there, the place is taken by something else, or the system refuses.
+    pub async fn bind(path: &Path) -> anyhow::Result<Self> {
+        let at = path.display();
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|error| {
+                failure(
+                    format!("cannot make the socket's directory {}: {error}", folder.display()),
+                    "make it and give it to the agent's user, or set `socket` to a place that this user may write to",
+                )
+            })?;
+        }
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                return Err(failure(
+                    format!("{at} is there already and is no socket"),
+                    "set `socket` to another path",
+                ));
+            }
+            Ok(_) => {
+                if UnixStream::connect(path).await.is_ok() {
+                    return Err(failure(
+                        format!("another agent is already listening on {at}"),
+                        "one agent per cluster and host; give each cluster its own `socket`",
+                    ));
+                }
+                fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {at}"))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot look at {at}")),
+        }
+        let listener = UnixListener::bind(path).map_err(|error| {
+            failure(
+                format!("cannot listen on {at}: {error}"),
+                "set `socket` to a place that this user may write to",
+            )
+        })?;
+        fs::set_permissions(path, fs::Permissions::from_mode(MODE))
+            .with_context(|| format!("cannot set the mode of {at}"))?;
+        let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot look at {at}"))?;
+        Ok(Self { listener, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode);
+        if ours {
+            // Left behind it does no harm: the next agent replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Serves until `stop` becomes true, and lets those finish who have been heard.
+pub async fn serve(listener: Listener, archive: Archive, state: AgentState, mut stop: watch::Receiver<bool>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // Never closed; an error would only mean that there is no limit.
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        tokio::select! {
+            accepted = listener.listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let (archive, state) = (archive.clone(), state.clone());
+                    connections.spawn(async move {
+                        connection::serve(stream, archive, state).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            },
+            () = stopped(&mut stop) => break,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    let _ = tokio::time::timeout(LAST_WORDS, connections.join_all()).await;
+}

@@ -1,0 +1,148 @@
+//! Makes whole what an earlier agent has left in fragments.
+//!
+//! Fragments are acknowledged as soon as they are durable. An agent that dies between the last fragment of a
+//! segment and the whole segment has let the slot move on, so the server will not send that segment again.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use proto::Digest;
+use proto::wal::SegmentName;
+use repository::{Branch, WalListing};
+use tracing::info;
+
+use super::error::StreamError;
+use super::sink;
+use super::start::{Ambiguous, KnownTail, tails};
+
+/// Stores each segment of which one epoch has all fragments and which is not stored whole; adds it to `stored`.
+///
+/// # Errors
+/// Two epochs have all of a segment, and differ: an operator has to decide.
+pub(super) async fn mend(branch: &Branch, stored: &mut WalListing) -> Result<(), StreamError> {
+    let size = branch.segment_size().bytes();
+    let in_fragments: BTreeSet<SegmentName> = stored
+        .timelines
+        .values()
+        .flat_map(|wal| wal.fragments.iter().map(|fragment| fragment.segment))
+        .filter(|segment| {
+            stored.timelines.get(&segment.timeline).is_none_or(|wal| !wal.segments.contains_key(segment))
+        })
+        .collect();
+    for segment in in_fragments {
+        let complete: Vec<KnownTail> =
+            tails(stored, segment).into_iter().filter(|tail| u64::from(tail.length) == size).collect();
+        let mut digests = BTreeSet::new();
+        for tail in &complete {
+            digests.insert(digest(branch, tail).await?);
+        }
+        let (Some(tail), Some(digest)) = (complete.into_iter().next(), digests.first().copied()) else {
+            continue;
+        };
+        if digests.len() > 1 {
+            return Err(Ambiguous { segment, digests: digests.into_iter().collect() }.into());
+        }
+        branch.put_segment_stream(segment, digest, None, content(branch.clone(), tail)).await?;
+        info!(cluster = %branch.cluster(), %segment, "made whole what an earlier agent had left in fragments");
+        stored.timelines.entry(segment.timeline).or_default().segments.insert(segment, vec![digest]);
+    }
+    Ok(())
+}
+
+async fn digest(branch: &Branch, tail: &KnownTail) -> Result<Digest, StreamError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut content = content(branch.clone(), tail.clone());
+    while let Some(piece) = content.next().await {
+        hasher.update(&piece.map_err(|error| unreadable(tail.segment, &error))?);
+    }
+    Ok(hasher.finalize().into())
+}
+
+fn unreadable(segment: SegmentName, error: &std::io::Error) -> StreamError {
+    let what = format!("the fragments of {segment}");
+    StreamError::Repository(repository::Error::Unreachable { what, why: error.to_string() })
+}
+
+/// The bytes of the tail, a fragment at a time, each verified.
+fn content(branch: Branch, tail: KnownTail) -> BoxStream<'static, std::io::Result<Bytes>> {
+    let mut end = 0;
+    let parts = tail.fragments.into_iter().map(move |fragment| {
+        // Merged fragments overlap; what was given out already is left out.
+        let skip = (end - fragment.from) as usize;
+        end = fragment.to;
+        (fragment, skip)
+    });
+    let parts: Vec<_> = parts.collect();
+    stream::iter(parts)
+        .then(move |(fragment, skip)| {
+            let branch = branch.clone();
+            async move {
+                let content = sink::read(&branch, &fragment).await.map_err(std::io::Error::other)?;
+                Ok(content.slice(skip.min(content.len())..))
+            }
+        })
+        .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::config::StorageConfig;
+    use proto::wal::SegmentSize;
+    use proto::{Lsn, ServerTime, SystemId, TimelineId};
+    use repository::{BranchFacts, EpochFacts, Repository, Sealing, Store, Unsealing};
+
+    use super::*;
+
+    const MIB: u32 = 1 << 20;
+
+    async fn branch(folder: &std::path::Path) -> Branch {
+        let url = format!("file://{}", folder.join("repository").display());
+        let store = Store::create(&url, &StorageConfig::default()).unwrap();
+        Repository::create(store.clone()).await.unwrap();
+        let repository = Repository::open(store, Sealing::plain(1), Unsealing::default()).await.unwrap();
+        let facts =
+            BranchFacts { segment_size: SegmentSize::new(MIB.into()).unwrap(), server_version: 150_018 };
+        repository.begin_branch(&"test".parse().unwrap(), SystemId(7), facts).await.unwrap()
+    }
+
+    async fn put(branch: &Branch, segment: SegmentName, content: &Bytes, ranges: &[(u32, u32)]) {
+        let facts = EpochFacts { timeline: TimelineId::FIRST, start: Lsn(0), slot: None };
+        let epoch = branch.claim_epoch(facts).await.unwrap();
+        for &(from, to) in ranges {
+            let piece = content.slice(from as usize..to as usize);
+            branch.put_fragment(&epoch, segment, from, to, ServerTime(0), piece).await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn complete_fragments_become_a_segment_and_incomplete_ones_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let branch = branch(folder.path()).await;
+        let content: Bytes = (0..MIB).map(|n| (n.wrapping_mul(2_654_435_761) >> 20) as u8).collect();
+        let name = |n: u32| format!("0000000100000000{n:08X}").parse::<SegmentName>().unwrap();
+        put(&branch, name(1), &content, &[(0, 1000), (0, 5000), (1000, 5000), (5000, MIB)]).await;
+        // No epoch has all of this one, though both together do.
+        put(&branch, name(2), &content, &[(0, 5000)]).await;
+        put(&branch, name(2), &content, &[(5000, MIB)]).await;
+
+        let mut listing = branch.wal_listing().await.unwrap();
+        mend(&branch, &mut listing).await.unwrap();
+        assert!(branch.read_segment(name(1)).await.unwrap() == content);
+        assert_eq!(branch.segment_digest(name(2)).await.unwrap(), None);
+        assert_eq!(listing.timelines, branch.wal_listing().await.unwrap().timelines);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn epochs_that_differ_stop_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let branch = branch(folder.path()).await;
+        let segment: SegmentName = "000000010000000000000001".parse().unwrap();
+        put(&branch, segment, &vec![1; MIB as usize].into(), &[(0, MIB)]).await;
+        put(&branch, segment, &vec![2; MIB as usize].into(), &[(0, MIB)]).await;
+        let mut listing = branch.wal_listing().await.unwrap();
+        let refused = mend(&branch, &mut listing).await;
+        assert!(matches!(refused, Err(StreamError::Ambiguous(_))), "{refused:?}");
+        assert_eq!(branch.segment_digest(segment).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,33 @@
+//! Streaming: WAL from the server's replication protocol into the repository.
+//!
+//! ```text
+//! follow    the loop: connect, plan (start), stream one timeline after the other, wait, come back
+//! session   one START_REPLICATION: messages in, reports out, stores in the background
+//! tail      the rules, without I/O: when to flush, merge, store whole, and what is durable
+//!           (its parts: proof, prefix, objects)
+//! mend      makes whole what an earlier agent left in fragments
+//! sink      stores into the repository, again and again until it is done
+//! ```
+//!
+//! A position is acknowledged for one reason only: every byte before it has been put into the repository by
+//! `sink`, which returns when it is durable there; `prefix` lets no position pass a hole.
+
+mod error;
+mod follow;
+mod known;
+mod mend;
+mod objects;
+mod prefix;
+mod proof;
+mod receive;
+mod report;
+mod session;
+mod sink;
+mod start;
+mod state;
+mod tail;
+
+pub use error::StreamError;
+pub use follow::{StreamOptions, follow};
+pub use receive::receive_until;
+pub use state::{LastError, StreamPhase, StreamState, StreamStatus};

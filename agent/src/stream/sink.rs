@@ -1,0 +1,172 @@
+//! From decisions to the repository: carries out the tail's actions, and tries again until they are done.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use proto::wal::SegmentName;
+use repository::{Branch, Epoch, FragmentName, Kind};
+use tracing::{debug, warn};
+
+use super::error::is_final;
+use super::state::StreamState;
+use super::tail::{Content, JobId, PutFragment, PutSegment};
+use crate::archive::KnownSegments;
+use crate::backoff::Backoff;
+
+/// Stored fragments by segment and range.
+type Fragments = BTreeMap<(SegmentName, u32, u32), FragmentName>;
+
+/// Where one epoch's WAL goes.
+#[derive(Clone)]
+pub(crate) struct Sink {
+    branch: Branch,
+    epoch: Epoch,
+    /// The fragments of this epoch that are there.
+    fragments: Arc<Mutex<Fragments>>,
+    known: KnownSegments,
+    state: StreamState,
+}
+
+/// What a job leaves behind.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) job: JobId,
+    /// The buffer, to be used again.
+    pub(crate) buffer: Option<Bytes>,
+}
+
+impl Sink {
+    pub(crate) fn new(branch: Branch, epoch: Epoch, known: KnownSegments, state: StreamState) -> Self {
+        Self { branch, epoch, fragments: Arc::default(), known, state }
+    }
+
+    /// Stores a fragment. Returns once it is durable, or when trying is pointless.
+    pub(crate) async fn put_fragment(self, put: PutFragment) -> repository::Result<Stored> {
+        let PutFragment { job, segment, range, server_time, content, replaces } = put;
+        let what = format!("WAL {segment} [{}, {})", range.start, range.end);
+        let this = &self;
+        let name = this
+            .insist(&what, || {
+                let (branch, content) = (&this.branch, content.clone());
+                let (from, to) = (range.start, range.end);
+                async move {
+                    let body = content.clone();
+                    let name = branch.put_fragment(&this.epoch, segment, from, to, server_time, body).await?;
+                    if replaces && read(branch, &name).await? != content {
+                        return Err(repository::Error::Corrupt {
+                            key: name.key().to_string(),
+                            why: "it reads back differently from what was written".to_owned(),
+                        });
+                    }
+                    Ok(name)
+                }
+            })
+            .await?;
+        debug!(%segment, from = range.start, to = range.end, "stored a fragment");
+        self.names().insert((segment, range.start, range.end), name);
+        Ok(Stored { job, buffer: Some(content) })
+    }
+
+    /// Stores a whole segment. Returns once it is durable, or when trying is pointless.
+    pub(crate) async fn put_segment(self, put: PutSegment) -> repository::Result<Stored> {
+        let PutSegment { job, segment, digest, server_time, content } = put;
+        let what = format!("WAL segment {segment}");
+        let (this, bytes) = (&self, &content);
+        let stored = this
+            .insist(&what, || async move {
+                match bytes {
+                    Content::Memory(bytes) => {
+                        this.branch.put_segment(segment, digest, Some(server_time), bytes.clone()).await
+                    }
+                    Content::Fragments(ranges) => {
+                        let parts = this.clone().read_back(segment, ranges.clone());
+                        this.branch.put_segment_stream(segment, digest, Some(server_time), parts).await
+                    }
+                }
+            })
+            .await?;
+        debug!(%segment, ?stored, "the segment is whole");
+        // Durable: put_segment has stored it, or found the same content, and has seen no other.
+        self.known.stored(segment, digest);
+        self.names().retain(|(of, ..), _| *of != segment);
+        let buffer = match content {
+            Content::Memory(bytes) => Some(bytes),
+            Content::Fragments(_) => None,
+        };
+        Ok(Stored { job, buffer })
+    }
+
+    /// The bytes of a segment from the fragments that hold it; each is verified as it is read.
+    fn read_back(
+        self,
+        segment: SegmentName,
+        ranges: Vec<Range<u32>>,
+    ) -> BoxStream<'static, std::io::Result<Bytes>> {
+        let parts = stream::iter(ranges).then(move |range| {
+            let name = self.names().get(&(segment, range.start, range.end)).copied();
+            let branch = self.branch.clone();
+            async move {
+                let name =
+                    name.ok_or_else(|| std::io::Error::other("a fragment of this segment is not known"))?;
+                read(&branch, &name).await.map_err(std::io::Error::other)
+            }
+        });
+        parts.boxed()
+    }
+
+    /// Deletes fragments that a stored one covers. Credentials that may not delete are fine: they just stay.
+    pub(crate) async fn delete(self, segment: SegmentName, ranges: Vec<Range<u32>>) {
+        for range in ranges {
+            let name = self.names().remove(&(segment, range.start, range.end));
+            if let Some(name) = name
+                && let Err(error) = self.branch.store().delete(&self.branch.key(&name.key())).await
+            {
+                debug!(%segment, "a merged fragment stays: {error}");
+                return;
+            }
+        }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Fragments> {
+        self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries again, ever more slowly, until it is done.
+    async fn insist<T, F>(&self, what: &str, mut attempt: impl FnMut() -> F) -> repository::Result<T>
+    where
+        F: Future<Output = repository::Result<T>>,
+    {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        loop {
+            match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => {
+                    let wait = backoff.next_wait();
+                    let text = format!("cannot store {what}: {error}");
+                    if self.state.set_error(&text) {
+                        warn!("{text}; nothing of it is acknowledged, trying again");
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+}
+
+/// Reads a fragment; it is verified against its name and its own digest.
+pub(crate) async fn read(branch: &Branch, name: &FragmentName) -> repository::Result<Bytes> {
+    let length = u64::from(name.to - name.from);
+    let (_, content) = branch.get_sealed(Kind::Fragment, &name.key(), length).await?;
+    if content.len() as u64 != length || proto::Digest::of(&content) != name.digest {
+        return Err(repository::Error::Corrupt {
+            key: name.key().to_string(),
+            why: "its content is not what its name says".to_owned(),
+        });
+    }
+    Ok(content)
+}

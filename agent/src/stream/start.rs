@@ -1,0 +1,340 @@
+//! Where to begin: a plan made from what the slot keeps and what the repository has.
+//!
+//! ```text
+//!  repository   ■■■■ ■■■■ ■■■■ ■■··            whole segments, a tail
+//!  slot               └── restart_lsn          the server has all WAL from here on
+//!  start                       └── the first segment that is not whole; where it has no tail, one segment
+//!                                  earlier, so that there is something to compare
+//! ```
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use proto::wal::history::TimelineHistory;
+use proto::wal::{SegmentName, SegmentNo, SegmentSize};
+use proto::{Digest, Lsn, TimelineId};
+use repository::{Epoch, FragmentName, WalListing};
+
+/// What the server says of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerWal {
+    pub(crate) segment_size: SegmentSize,
+    /// The current timeline's history; without entries on timeline 1.
+    pub(crate) history: TimelineHistory,
+    /// How far its WAL reaches.
+    pub(crate) flushed: Lsn,
+    /// The slot keeps everything from here on.
+    pub(crate) restart_lsn: Lsn,
+}
+
+/// Whether to ask for WAL that the slot does not promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Back to what the repository has, so that it can be compared and a gap be closed, if the server still has it.
+    BackToTheKnown,
+    /// No further than the slot: the server has nothing older.
+    Slot,
+}
+
+/// Where to begin and what is known of the WAL that comes first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StartPlan {
+    pub(crate) timeline: TimelineId,
+    pub(crate) start: Lsn,
+    pub(crate) known: Known,
+    /// WAL that neither the repository nor the slot has.
+    pub(crate) gap: Option<Range<Lsn>>,
+}
+
+/// What the repository has from the start of a stream on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Known {
+    /// Whole segments, one after the other.
+    pub(crate) whole: Vec<(SegmentName, Digest)>,
+    /// What fragments hold of the segment after those.
+    pub(crate) tail: Option<KnownTail>,
+}
+
+/// A segment's beginning as one epoch has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownTail {
+    pub(crate) segment: SegmentName,
+    /// Each begins at or before the end of the one before.
+    pub(crate) fragments: Vec<FragmentName>,
+    /// How much of it belongs to the timeline.
+    pub(crate) length: u32,
+}
+
+/// The repository holds two contents under one name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("segment {segment} is stored with different contents: {}", .digests.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+pub(crate) struct Ambiguous {
+    pub(crate) segment: SegmentName,
+    pub(crate) digests: Vec<Digest>,
+}
+
+impl ServerWal {
+    /// The name under which a segment goes on the way to the current timeline: that of its last byte's timeline.
+    fn name(&self, segment: SegmentNo) -> SegmentName {
+        let last = segment.end(self.segment_size) - 1;
+        SegmentName::new(self.history.timeline_at(last), segment, self.segment_size)
+    }
+
+    /// Where the server left `timeline`; `None` on the current one.
+    fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {
+        self.history.switch_from(timeline)
+    }
+
+    /// Plans the first stream of a session.
+    pub(crate) fn plan(&self, stored: &WalListing, reach: Reach) -> Result<StartPlan, Ambiguous> {
+        let size = self.segment_size;
+        let slot = size.segment_at(self.restart_lsn);
+        let mut first = slot;
+        while digest(stored, self.name(first))?.is_some() {
+            first = first.next();
+        }
+        let newest = self.newest_before(stored, slot);
+        let has_tail = longest_tail(stored, self.name(first)).is_some();
+        let mut gap = None;
+        if first > slot {
+            first = if has_tail { first } else { SegmentNo(first.0 - 1) };
+        } else if let Some(newest) = newest.filter(|_| !has_tail) {
+            if reach == Reach::BackToTheKnown {
+                first = size.segment_before(newest);
+            } else if newest < slot.start(size) {
+                gap = Some(newest..slot.start(size));
+            }
+        }
+        if self.name(first).timeline == self.history.timeline {
+            // A server that lags behind the repository is asked from its own end on: all is compared, nothing acknowledged.
+            first = first.min(size.segment_at(self.flushed));
+        }
+        let timeline = self.name(first).timeline;
+        Ok(StartPlan { timeline, start: first.start(size), known: self.known(stored, timeline, first)?, gap })
+    }
+
+    /// What the repository has of `timeline` from segment `first` on.
+    pub(crate) fn known(
+        &self,
+        stored: &WalListing,
+        timeline: TimelineId,
+        mut first: SegmentNo,
+    ) -> Result<Known, Ambiguous> {
+        let size = self.segment_size;
+        let end = self.end_of(timeline);
+        let mut known = Known::default();
+        loop {
+            let segment = SegmentName::new(timeline, first, size);
+            let beyond = end.is_some_and(|end| first.end(size) > end);
+            match digest(stored, segment)? {
+                Some(digest) if !beyond => known.whole.push((segment, digest)),
+                _ => {
+                    known.tail = longest_tail(stored, segment);
+                    break;
+                }
+            }
+            first = first.next();
+        }
+        if let (Some(tail), Some(end)) = (&mut known.tail, end) {
+            let room = end.bytes_since(first.start(size)).min(size.bytes());
+            tail.length = tail.length.min(u32::try_from(room).unwrap_or(u32::MAX));
+        }
+        known.tail = known.tail.filter(|tail| tail.length > 0);
+        Ok(known)
+    }
+
+    /// The end of the newest WAL of this lineage that begins before `segment`.
+    fn newest_before(&self, stored: &WalListing, segment: SegmentNo) -> Option<Lsn> {
+        let size = self.segment_size;
+        let here = |name: SegmentName| {
+            let number = name.number(size).ok().filter(|number| *number < segment)?;
+            (self.name(number) == name).then_some(number)
+        };
+        let timelines = stored.timelines.values();
+        timelines
+            .flat_map(|wal| {
+                let whole = wal.segments.keys().filter_map(|name| Some(here(*name)?.end(size)));
+                let parts = wal.fragments.iter().filter_map(|fragment| {
+                    Some(here(fragment.segment)?.start(size) + u64::from(fragment.to))
+                });
+                whole.chain(parts).max()
+            })
+            .max()
+    }
+}
+
+/// The stored digest of a segment.
+fn digest(stored: &WalListing, segment: SegmentName) -> Result<Option<Digest>, Ambiguous> {
+    let wal = stored.timelines.get(&segment.timeline);
+    match wal.and_then(|wal| wal.segments.get(&segment)).map(Vec::as_slice) {
+        None | Some([]) => Ok(None),
+        Some([digest]) => Ok(Some(*digest)),
+        Some(digests) => Err(Ambiguous { segment, digests: digests.to_vec() }),
+    }
+}
+
+/// The epoch that has most of a segment from its start on without a hole.
+fn longest_tail(stored: &WalListing, segment: SegmentName) -> Option<KnownTail> {
+    tails(stored, segment).into_iter().max_by_key(|tail| tail.length)
+}
+
+/// What each epoch has of a segment from its start on without a hole.
+pub(crate) fn tails(stored: &WalListing, segment: SegmentName) -> Vec<KnownTail> {
+    let Some(wal) = stored.timelines.get(&segment.timeline) else { return Vec::new() };
+    let mut epochs: BTreeMap<Epoch, Vec<FragmentName>> = BTreeMap::new();
+    for fragment in wal.fragments.iter().filter(|fragment| fragment.segment == segment) {
+        epochs.entry(fragment.epoch).or_default().push(*fragment);
+    }
+    let tails = epochs.into_values().filter_map(|fragments| {
+        let (mut chosen, mut length) = (Vec::new(), 0);
+        while let Some(next) = fragments.iter().filter(|f| f.from <= length).max_by_key(|f| f.to) {
+            if next.to <= length {
+                break;
+            }
+            length = next.to;
+            chosen.push(*next);
+        }
+        (length > 0).then_some(KnownTail { segment, fragments: chosen, length })
+    });
+    tails.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::wal::history::HistoryEntry;
+
+    use super::*;
+
+    const SIZE: u64 = 16 << 20;
+
+    fn timeline(number: u32) -> TimelineId {
+        TimelineId::new(number).unwrap()
+    }
+
+    fn server(restart_lsn: u64, flushed: u64) -> ServerWal {
+        ServerWal {
+            segment_size: SegmentSize::DEFAULT,
+            history: TimelineHistory { timeline: timeline(1), entries: Vec::new() },
+            flushed: Lsn(flushed),
+            restart_lsn: Lsn(restart_lsn),
+        }
+    }
+
+    fn name(number: u64) -> SegmentName {
+        SegmentName::new(timeline(1), SegmentNo(number), SegmentSize::DEFAULT)
+    }
+
+    fn content(name: SegmentName) -> Digest {
+        Digest::of(name.to_string().as_bytes())
+    }
+
+    fn stored(names: &[SegmentName]) -> WalListing {
+        let mut listing = WalListing::default();
+        for name in names {
+            let wal = listing.timelines.entry(name.timeline).or_default();
+            wal.segments.insert(*name, vec![content(*name)]);
+        }
+        listing
+    }
+
+    fn add_fragment(listing: &mut WalListing, segment: SegmentName, epoch: u32, range: Range<u32>) {
+        let epoch = Epoch { number: epoch, writer: repository::WriterId::random() };
+        let digest = Digest::of(b"");
+        let fragment = FragmentName { segment, epoch, from: range.start, to: range.end, digest };
+        listing.timelines.entry(segment.timeline).or_default().fragments.push(fragment);
+    }
+
+    #[test]
+    fn the_first_run_begins_with_the_slots_segment() {
+        let plan =
+            server(3 * SIZE + 500, 5 * SIZE).plan(&WalListing::default(), Reach::BackToTheKnown).unwrap();
+        assert_eq!((plan.timeline, plan.start), (timeline(1), Lsn(3 * SIZE)));
+        assert_eq!((plan.known, plan.gap), (Known::default(), None));
+    }
+
+    #[test]
+    fn what_is_stored_is_not_stored_again_but_the_last_of_it_is_compared() {
+        let server = server(3 * SIZE + 500, 6 * SIZE);
+        let plan = server.plan(&stored(&[name(3), name(4)]), Reach::BackToTheKnown).unwrap();
+        assert_eq!(plan.start, Lsn(4 * SIZE));
+        assert_eq!(plan.known.whole, [(name(4), content(name(4)))]);
+    }
+
+    #[test]
+    fn a_tail_is_compared_and_streamed_again_from_its_segments_start() {
+        let mut listing = stored(&[name(3)]);
+        add_fragment(&mut listing, name(4), 1, 0..100);
+        add_fragment(&mut listing, name(4), 2, 0..50);
+        add_fragment(&mut listing, name(4), 3, 50..5000);
+        let plan = server(4 * SIZE + 100, 6 * SIZE).plan(&listing, Reach::BackToTheKnown).unwrap();
+        assert_eq!(plan.start, Lsn(4 * SIZE));
+        assert_eq!(plan.known.tail.unwrap().length, 100, "epochs are never mixed");
+    }
+
+    #[test]
+    fn a_gap_is_closed_if_the_server_still_can_and_told_if_not() {
+        let server = server(7 * SIZE + 500, 9 * SIZE);
+        let listing = stored(&[name(3), name(4)]);
+        let back = server.plan(&listing, Reach::BackToTheKnown).unwrap();
+        assert_eq!((back.start, back.gap), (Lsn(4 * SIZE), None));
+        let slot = server.plan(&listing, Reach::Slot).unwrap();
+        assert_eq!((slot.start, slot.gap), (Lsn(7 * SIZE), Some(Lsn(5 * SIZE)..Lsn(7 * SIZE))));
+    }
+
+    #[test]
+    fn without_a_tail_the_segment_before_the_slot_is_compared_if_it_is_there() {
+        let server = server(5 * SIZE + 500, 6 * SIZE);
+        let listing = stored(&[name(4)]);
+        assert_eq!(server.plan(&listing, Reach::BackToTheKnown).unwrap().start, Lsn(4 * SIZE));
+        let slot = server.plan(&listing, Reach::Slot).unwrap();
+        assert_eq!((slot.start, slot.gap), (Lsn(5 * SIZE), None));
+    }
+
+    #[test]
+    fn a_server_behind_the_repository_is_asked_from_its_own_end() {
+        let listing = stored(&[name(3), name(4), name(5), name(6)]);
+        let plan = server(3 * SIZE, 4 * SIZE + 700).plan(&listing, Reach::BackToTheKnown).unwrap();
+        assert_eq!(plan.start, Lsn(4 * SIZE));
+        assert_eq!(plan.known.whole.len(), 3);
+    }
+
+    #[test]
+    fn a_fork_is_followed_by_the_name_of_each_segments_last_byte() {
+        let mut server = server(3 * SIZE, 9 * SIZE);
+        let switch = Lsn(5 * SIZE + 4096);
+        server.history = TimelineHistory {
+            timeline: timeline(2),
+            entries: vec![HistoryEntry { timeline: timeline(1), switch, reason: Vec::new() }],
+        };
+        let plan = server.plan(&stored(&[name(3)]), Reach::BackToTheKnown).unwrap();
+        assert_eq!((plan.timeline, plan.start), (timeline(1), Lsn(3 * SIZE)));
+        let all = stored(&[name(3), name(4)]);
+        let plan = server.plan(&all, Reach::BackToTheKnown).unwrap();
+        assert_eq!((plan.timeline, plan.start), (timeline(1), Lsn(4 * SIZE)));
+        let child = SegmentName { timeline: timeline(2), ..name(5) };
+        let plan = server.plan(&stored(&[name(3), name(4), child]), Reach::BackToTheKnown).unwrap();
+        assert_eq!((plan.timeline, plan.start), (timeline(2), Lsn(5 * SIZE)));
+    }
+
+    #[test]
+    fn a_tail_beyond_the_fork_is_compared_up_to_the_fork() {
+        let mut server = server(3 * SIZE, 9 * SIZE);
+        let switch = Lsn(5 * SIZE + 4096);
+        server.history = TimelineHistory {
+            timeline: timeline(2),
+            entries: vec![HistoryEntry { timeline: timeline(1), switch, reason: Vec::new() }],
+        };
+        let mut listing = stored(&[name(3), name(4)]);
+        add_fragment(&mut listing, name(5), 1, 0..9000);
+        let known = server.known(&listing, timeline(1), SegmentNo(4)).unwrap();
+        assert_eq!(known.tail.unwrap().length, 4096);
+    }
+
+    #[test]
+    fn two_contents_under_one_name_stop_the_plan() {
+        let mut listing = stored(&[name(3)]);
+        let wal = listing.timelines.get_mut(&timeline(1)).unwrap();
+        wal.segments.get_mut(&name(3)).unwrap().push(Digest::of(b"another"));
+        assert!(server(3 * SIZE, 9 * SIZE).plan(&listing, Reach::Slot).is_err());
+    }
+}

@@ -1,0 +1,542 @@
+//! What to store, when, and what may be acknowledged: the rules of streaming, without any I/O.
+//!
+//! The tail is fed with received bytes, the time and the completions of stores; it answers with [`Action`]s and
+//! with the durable position. WAL gathers in a *window*: the whole segment if that is small, else a part of it.
+//!
+//! ```text
+//! segment, 16 MiB:  [ one window                            ]  full: stored whole, from memory
+//!                   [flush][flush][flush]                      before that: fragments, merged now and then
+//! segment, 32 MiB:  [ window  ][ window  ][ window  ][window]  full: one fragment that replaces its flushes;
+//!                                                              at the end the windows are read back and joined
+//! ```
+//!
+//! What always holds: `durable <= planned <= received`; a byte before `planned` is durable or in a job in flight.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use proto::wal::{SegmentName, SegmentNo, SegmentSize};
+use proto::{Digest, Lsn, ServerTime, TimelineId};
+
+use super::objects::Objects;
+use super::prefix::DurablePrefix;
+use super::proof::{Checkpoint, Diverged, Proof};
+
+/// Time since the session began.
+pub(crate) type Tick = Duration;
+
+/// A segment up to this size is one window.
+const SMALL_SEGMENT: u64 = 16 << 20;
+
+/// Bytes of a larger segment that gather in memory before they are stored, at least.
+const WINDOW: u64 = 8 << 20;
+
+/// The most windows of a segment: each becomes one object of the tail, and flushes need room, too.
+const MAX_WINDOWS: u64 = 48;
+
+/// The longest message that a server sends.
+const MAX_MESSAGE: u64 = 128 << 10;
+
+/// Flushes that may be under way at once while the store is slower than `flush_interval`.
+const MAX_FLUSHES: usize = 4;
+
+/// Nor may another begin while so many bytes are under way: a flush is a copy, and memory is bounded.
+const MAX_FLUSHING: u64 = 1 << 20;
+
+/// When received WAL is to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// A byte waits this long at most.
+    Every(Duration),
+    /// As soon as no flush is in flight; what arrives during a flush makes up the next: group commit.
+    AtOnce,
+}
+
+/// Where and how a tail begins.
+#[derive(Debug)]
+pub(crate) struct TailStart {
+    pub(crate) timeline: TimelineId,
+    pub(crate) segment_size: SegmentSize,
+    /// The start of a segment.
+    pub(crate) start: Lsn,
+    pub(crate) flush: Flush,
+    /// What the repository has from `start` on; see [`checkpoint_positions`].
+    pub(crate) known: Vec<Checkpoint>,
+}
+
+/// Names one action until it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct JobId(u64);
+
+/// What the world is asked to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Store the bytes `range` of `segment` as a fragment.
+    PutFragment(PutFragment),
+    /// Store a whole segment.
+    PutSegment(PutSegment),
+    /// Delete fragments that a stored one has replaced. May fail.
+    Delete { segment: SegmentName, ranges: Vec<Range<u32>> },
+}
+
+#[derive(Debug)]
+pub(crate) struct PutFragment {
+    pub(crate) job: JobId,
+    pub(crate) segment: SegmentName,
+    pub(crate) range: Range<u32>,
+    pub(crate) server_time: ServerTime,
+    pub(crate) content: Bytes,
+    /// Others are deleted once this one is stored: so it counts as stored only when it was read back and is equal.
+    pub(crate) replaces: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct PutSegment {
+    pub(crate) job: JobId,
+    pub(crate) segment: SegmentName,
+    pub(crate) digest: Digest,
+    pub(crate) server_time: ServerTime,
+    pub(crate) content: Content,
+}
+
+/// Where the bytes of a whole segment are.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Memory(Bytes),
+    /// In these stored fragments of our epoch, one after the other.
+    Fragments(Vec<Range<u32>>),
+}
+
+/// The server sends what it must not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TailError {
+    #[error("the server sent WAL from {got} where {expected} comes next")]
+    OutOfOrder { expected: Lsn, got: Lsn },
+    #[error(transparent)]
+    Diverged(#[from] Diverged),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Flush,
+    Merge,
+    Window,
+    Segment,
+    Assembly,
+}
+
+#[derive(Debug)]
+struct Job {
+    kind: Kind,
+    segment: SegmentNo,
+    range: Range<u32>,
+}
+
+/// A segment whose bytes are all in fragments, or will be.
+#[derive(Debug)]
+struct Assembly {
+    segment: SegmentNo,
+    digest: Digest,
+    server_time: ServerTime,
+    windows: Vec<Range<u32>>,
+}
+
+/// The WAL of one timeline from the start of one session.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    timeline: TimelineId,
+    size: SegmentSize,
+    flush: Flush,
+    window_size: u64,
+
+    window: BytesMut,
+    window_start: Lsn,
+    spare: Option<BytesMut>,
+    hasher: blake3::Hasher,
+    proof: Proof,
+    /// The complete windows of the segment that is being received.
+    windows: Vec<Range<u32>>,
+    objects: Objects,
+
+    received: Lsn,
+    planned: Lsn,
+    prefix: DurablePrefix,
+    /// When the server sent the last message; known before anything is stored.
+    server_time: ServerTime,
+    pending_since: Option<Tick>,
+    /// Somebody waits: do not wait for `flush_interval`.
+    hurry: bool,
+    waiting: Waiting,
+
+    next_job: u64,
+    jobs: BTreeMap<JobId, Job>,
+    assemblies: VecDeque<Assembly>,
+    actions: VecDeque<Action>,
+}
+
+/// Bytes that gather before they are stored.
+pub(crate) fn window_size(size: SegmentSize) -> u64 {
+    if size.bytes() <= SMALL_SEGMENT {
+        return size.bytes();
+    }
+    (size.bytes() / MAX_WINDOWS).next_multiple_of(1 << 20).max(WINDOW)
+}
+
+/// The offsets in a segment at which the digest of its first `length` bytes is to be known.
+///
+/// A window may be stored only when it was compared whole, so each window's end is among them.
+pub(crate) fn checkpoint_positions(size: SegmentSize, length: u32) -> impl Iterator<Item = u32> {
+    // A segment has at most 1 GiB, so every offset fits.
+    let window = window_size(size) as u32;
+    let windows = (1..=length / window).map(move |n| n * window);
+    windows.chain((!length.is_multiple_of(window)).then_some(length))
+}
+
+impl Tail {
+    pub(crate) fn new(start: TailStart) -> Self {
+        let window = window_size(start.segment_size);
+        Self::with_window(start, window)
+    }
+
+    fn with_window(start: TailStart, window_size: u64) -> Self {
+        debug_assert_eq!(start.segment_size.floor(start.start), start.start);
+        Self {
+            timeline: start.timeline,
+            size: start.segment_size,
+            flush: start.flush,
+            window_size,
+            window: BytesMut::with_capacity(window_size as usize),
+            window_start: start.start,
+            spare: None,
+            hasher: blake3::Hasher::new(),
+            proof: Proof::of(start.known),
+            windows: Vec::new(),
+            objects: Objects::default(),
+            received: start.start,
+            planned: start.start,
+            prefix: DurablePrefix::starting_at(start.start),
+            server_time: ServerTime(0),
+            pending_since: None,
+            hurry: false,
+            waiting: Waiting::default(),
+            next_job: 0,
+            jobs: BTreeMap::new(),
+            assemblies: VecDeque::new(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn timeline(&self) -> TimelineId {
+        self.timeline
+    }
+
+    /// The first byte that has not been received.
+    pub(crate) fn received(&self) -> Lsn {
+        self.received
+    }
+
+    /// Every byte from the start to here is durable: this, and no more, may be acknowledged.
+    pub(crate) fn durable(&self) -> Lsn {
+        self.prefix.end()
+    }
+
+    /// The last position at which the server's bytes are still to be compared with the repository's.
+    pub(crate) fn unproven(&self) -> Option<Lsn> {
+        self.proof.end()
+    }
+
+    /// Everything received is durable and no job is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.actions.is_empty() && self.durable() == self.received
+    }
+
+    /// How long the oldest byte that is not durable has been waiting.
+    pub(crate) fn lag(&self, now: Tick) -> Duration {
+        self.waiting.since().map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
+
+    /// The segments that are complete here and on their way into the repository.
+    pub(crate) fn storing(&self) -> impl Iterator<Item = SegmentName> {
+        let whole = self.jobs.values().filter(|job| matches!(job.kind, Kind::Segment | Kind::Assembly));
+        whole.map(|job| self.name(job.segment))
+    }
+
+    /// Whether there is room for another message. If not, the server waits: memory is bounded.
+    pub(crate) fn wants_bytes(&self) -> bool {
+        let held: u64 = self.jobs.values().filter(|job| job.holds_window()).map(|job| job.length()).sum();
+        let assembling = self.jobs.values().any(|job| job.kind == Kind::Assembly);
+        let full = held >= self.window_size.max(WINDOW) || (assembling && !self.assemblies.is_empty());
+        // A message must not close a window while the store has enough to do: the next window is fresh memory.
+        !full || self.window_end().bytes_since(self.received) > MAX_MESSAGE
+    }
+
+    fn window_end(&self) -> Lsn {
+        self.window_start + self.window_size
+    }
+
+    fn name(&self, segment: SegmentNo) -> SegmentName {
+        SegmentName::new(self.timeline, segment, self.size)
+    }
+
+    /// Bytes have arrived, as the server sent them at `sent_at` by its own clock.
+    pub(crate) fn receive(
+        &mut self,
+        start: Lsn,
+        mut bytes: &[u8],
+        sent_at: ServerTime,
+        now: Tick,
+    ) -> Result<(), TailError> {
+        if start != self.received {
+            return Err(TailError::OutOfOrder { expected: self.received, got: start });
+        }
+        self.server_time = sent_at;
+        while !bytes.is_empty() {
+            let end = self.proof.next().map_or(self.window_end(), |next| next.min(self.window_end()));
+            let room = usize::try_from(end.bytes_since(self.received)).unwrap_or(usize::MAX);
+            let (piece, rest) = bytes.split_at(room.min(bytes.len()));
+            bytes = rest;
+            self.hasher.update(piece);
+            self.window.extend_from_slice(piece);
+            self.received = self.received + piece.len() as u64;
+            self.pending_since.get_or_insert(now);
+            self.waiting.received(self.received, now);
+            let hasher = &self.hasher;
+            self.proof.compare(self.received, || hasher.finalize().into())?;
+            if self.received == self.window_end() {
+                self.close_window();
+            }
+        }
+        Ok(())
+    }
+
+    /// The window is full.
+    fn close_window(&mut self) {
+        let segment = self.size.segment_before(self.received);
+        let complete = self.received == segment.end(self.size);
+        let range = self.offset(segment, self.window_start)..self.offset(segment, self.received);
+        if self.proof.is_stored(self.received) {
+            self.window.clear();
+            if complete {
+                // Durable: the repository has this segment, and it was just found equal.
+                self.prefix.add(segment.start(self.size), self.received);
+                self.waiting.durable(self.prefix.end());
+            }
+        } else if self.window_size == self.size.bytes() {
+            if self.flush == Flush::AtOnce && self.planned > self.window_start {
+                // A commit at the segment's end shall not wait for the whole segment.
+                self.put_flush();
+            }
+            let digest = self.hasher.finalize().into();
+            let content = Content::Memory(self.take_window());
+            self.put_segment(Kind::Segment, segment, digest, self.server_time, content);
+        } else {
+            let replaces = self.planned > self.window_start;
+            let content = self.take_window();
+            self.put_fragment(Kind::Window, segment, range.clone(), content, replaces);
+            self.objects.close_window(range.clone());
+            self.windows.push(range);
+            if complete {
+                self.assemblies.push_back(Assembly {
+                    segment,
+                    digest: self.hasher.finalize().into(),
+                    server_time: self.server_time,
+                    windows: std::mem::take(&mut self.windows),
+                });
+            }
+        }
+        if complete {
+            self.hasher.reset();
+            self.objects = Objects::default();
+        }
+        self.window_start = self.received;
+        self.planned = self.received;
+        self.pending_since = None;
+    }
+
+    fn take_window(&mut self) -> Bytes {
+        let fresh = self.spare.take().unwrap_or_else(|| BytesMut::with_capacity(self.window_size as usize));
+        std::mem::replace(&mut self.window, fresh).freeze()
+    }
+
+    /// A position in `segment` as an offset.
+    fn offset(&self, segment: SegmentNo, at: Lsn) -> u32 {
+        // At most the segment's size, which fits.
+        at.bytes_since(segment.start(self.size)) as u32
+    }
+
+    /// Whatever has been received shall be stored now: a timeline ends, the server or the agent stops.
+    pub(crate) fn hurry(&mut self) {
+        self.hurry = true;
+    }
+
+    /// When [`Tail::plan`] has something to do though nothing else happens.
+    pub(crate) fn deadline(&self) -> Option<Tick> {
+        match self.flush {
+            Flush::Every(interval) if self.may_flush() => self.pending_since.map(|since| since + interval),
+            _ => None,
+        }
+    }
+
+    fn may_flush(&self) -> bool {
+        let flushes = self.jobs.values().filter(|job| job.kind == Kind::Flush);
+        let (count, bytes) = flushes.fold((0, 0), |(count, bytes), job| (count + 1, bytes + job.length()));
+        let overlap = self.flush != Flush::AtOnce && count < MAX_FLUSHES && bytes < MAX_FLUSHING;
+        // Nothing is stored before all was compared.
+        self.received > self.planned && self.proof.is_complete() && (count == 0 || overlap)
+    }
+
+    /// Decides what to do at this moment. To be called after each change, then [`Tail::next_action`].
+    pub(crate) fn plan(&mut self, now: Tick) {
+        if self.received == self.planned {
+            self.hurry = false;
+        }
+        let due = match self.flush {
+            Flush::AtOnce => true,
+            Flush::Every(interval) => {
+                self.hurry || self.pending_since.is_some_and(|since| now >= since + interval)
+            }
+        };
+        if due && self.may_flush() {
+            self.put_flush();
+        }
+        let segment = self.size.segment_at(self.window_start);
+        if let Some(range) = self.objects.plan_merge() {
+            let content = self.copy(segment, &range);
+            self.put_fragment(Kind::Merge, segment, range, content, true);
+        }
+        let ranges = self.objects.take_superseded();
+        if !ranges.is_empty() {
+            self.actions.push_back(Action::Delete { segment: self.name(segment), ranges });
+        }
+        while self.assemblies.front().is_some_and(|next| next.segment.end(self.size) <= self.durable()) {
+            let Some(next) = self.assemblies.pop_front() else { break };
+            let content = Content::Fragments(next.windows);
+            self.put_segment(Kind::Assembly, next.segment, next.digest, next.server_time, content);
+        }
+    }
+
+    /// What to do next.
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Stores what has been received since the last flush.
+    fn put_flush(&mut self) {
+        let segment = self.size.segment_at(self.window_start);
+        let range = self.offset(segment, self.planned)..self.offset(segment, self.received);
+        if range.is_empty() {
+            return;
+        }
+        let content = self.copy(segment, &range);
+        self.objects.begin(range.clone());
+        self.put_fragment(Kind::Flush, segment, range, content, false);
+        self.planned = self.received;
+        self.pending_since = None;
+    }
+
+    /// A copy of a part of the window: the window itself goes on growing.
+    fn copy(&self, segment: SegmentNo, range: &Range<u32>) -> Bytes {
+        let window = self.offset(segment, self.window_start);
+        Bytes::copy_from_slice(&self.window[(range.start - window) as usize..(range.end - window) as usize])
+    }
+
+    fn put_fragment(
+        &mut self,
+        kind: Kind,
+        segment: SegmentNo,
+        range: Range<u32>,
+        content: Bytes,
+        replaces: bool,
+    ) {
+        let job = self.begin(Job { kind, segment, range: range.clone() });
+        let (segment, server_time) = (self.name(segment), self.server_time);
+        let put = PutFragment { job, segment, range, server_time, content, replaces };
+        self.actions.push_back(Action::PutFragment(put));
+    }
+
+    fn put_segment(
+        &mut self,
+        kind: Kind,
+        segment: SegmentNo,
+        digest: Digest,
+        server_time: ServerTime,
+        content: Content,
+    ) {
+        let range = 0..self.offset(segment, segment.end(self.size));
+        let job = self.begin(Job { kind, segment, range });
+        let put = PutSegment { job, segment: self.name(segment), digest, server_time, content };
+        self.actions.push_back(Action::PutSegment(put));
+    }
+
+    fn begin(&mut self, job: Job) -> JobId {
+        let id = JobId(self.next_job);
+        self.next_job += 1;
+        self.jobs.insert(id, job);
+        id
+    }
+
+    /// The object of `job` is durable in the repository. A window's buffer comes back to be used again.
+    pub(crate) fn stored(&mut self, job: JobId, buffer: Option<Bytes>) {
+        let Some(Job { kind, segment, range }) = self.jobs.remove(&job) else { return };
+        let start = segment.start(self.size);
+        self.prefix.add(start + u64::from(range.start), start + u64::from(range.end));
+        self.waiting.durable(self.prefix.end());
+        let current = segment == self.size.segment_at(self.window_start);
+        if current && matches!(kind, Kind::Flush | Kind::Merge | Kind::Window) {
+            self.objects.stored(&range);
+        }
+        if let Some(Ok(mut buffer)) = buffer.map(Bytes::try_into_mut) {
+            buffer.clear();
+            if self.spare.is_none() && buffer.capacity() as u64 >= self.window_size {
+                self.spare = Some(buffer);
+            }
+        }
+    }
+}
+
+impl Job {
+    fn holds_window(&self) -> bool {
+        matches!(self.kind, Kind::Window | Kind::Segment)
+    }
+
+    fn length(&self) -> u64 {
+        u64::from(self.range.end - self.range.start)
+    }
+}
+
+/// Since when bytes have been waiting to become durable.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Ends of stretches and when their first byte arrived.
+    stretches: VecDeque<(Lsn, Tick)>,
+}
+
+impl Waiting {
+    /// Stretches closer together than this count as one.
+    const GRAIN: Duration = Duration::from_millis(50);
+    const MAX: usize = 256;
+
+    fn received(&mut self, end: Lsn, now: Tick) {
+        let full = self.stretches.len() >= Self::MAX;
+        match self.stretches.back_mut() {
+            Some((last, since)) if full || now.saturating_sub(*since) < Self::GRAIN => *last = end,
+            _ => self.stretches.push_back((end, now)),
+        }
+    }
+
+    fn durable(&mut self, to: Lsn) {
+        while self.stretches.front().is_some_and(|(end, _)| *end <= to) {
+            self.stretches.pop_front();
+        }
+    }
+
+    fn since(&self) -> Option<Tick> {
+        self.stretches.front().map(|(_, since)| *since)
+    }
+}
+
+#[cfg(test)]
+#[path = "tail_tests.rs"]
+mod tests;

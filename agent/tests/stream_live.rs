@@ -1,0 +1,684 @@
+//! The agent beside a real server: what it stores is what the server wrote, whatever is killed.
+//!
+//! Needs PostgreSQL 15 in Debian's place; says so, and passes, where it is not.
+
+#[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
+mod server;
+
+use std::fs::File;
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use proto::socket::{HEADER, Request, Response};
+use proto::wal::{SegmentName, SegmentNo, SegmentSize, WalFile};
+use proto::{Digest, Lsn, TimelineId};
+use repository::Branch;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde_json::Value;
+use server::{BIN, Server, run, unprivileged, until};
+
+const WAL_SETTINGS: &[&str] = &["wal_keep_size = '2GB'", "max_wal_size = '4GB'"];
+
+/// A running `walkeep run`. Killed when dropped.
+struct Agent {
+    child: Child,
+    config: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Agent {
+    fn start(server: &Server, name: &str, extra: &str) -> Self {
+        Self::start_at(server, server.path(), name, extra)
+    }
+
+    /// `home`: the directory of the socket of the server that it streams from.
+    fn start_at(server: &Server, home: &str, name: &str, extra: &str) -> Self {
+        let path = |suffix: &str| PathBuf::from(format!("{}/{name}.{suffix}", server.path()));
+        let (config, socket, log) = (path("toml"), path("sock"), path("log"));
+        let text = format!(
+            "repository = \"{}\"\ncluster = \"test\"\npostgres = \"host={home} user=postgres dbname=postgres\"\n\
+             socket = \"{}\"\n[stream]\nflush_interval = \"200ms\"\n{extra}\n",
+            server.repository(),
+            socket.display(),
+        );
+        std::fs::write(&config, text).expect("written");
+        let output = File::options().create(true).append(true).open(&log).expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_walkeep"))
+            .args(["run", "-v", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .expect("the agent starts");
+        Self { child, config, socket, log }
+    }
+
+    fn walkeep(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walkeep"));
+        command.args(args).arg("--config").arg(&self.config).stdin(Stdio::null());
+        command
+    }
+
+    fn status(&self) -> Option<Value> {
+        let output = self.walkeep(&["status", "--json"]).output().expect("it runs");
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
+    }
+
+    fn durable(&self) -> Lsn {
+        let status = self.status().unwrap_or_default();
+        status["stream"]["durable_lsn"].as_str().and_then(|lsn| lsn.parse().ok()).unwrap_or_default()
+    }
+
+    async fn reaches(&self, lsn: Lsn) {
+        let shown = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        let begun = Instant::now();
+        while self.durable() < lsn {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{lsn} is not durable: {:?}\n{}",
+                self.status(),
+                shown()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn is_in_state(&self, state: &str) -> Value {
+        let mut found = Value::Null;
+        until(&format!("state {state}"), async || {
+            found = self.status().unwrap_or_default();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            found["stream"]["state"] == state
+        })
+        .await;
+        found
+    }
+
+    /// What no agent can prepare for.
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn terminate(&mut self) -> bool {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it is there");
+        self.child.wait().expect("it ends").success()
+    }
+
+    fn peak_memory_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak").trim();
+        let kib: u64 = peak.trim_end_matches(" kB").parse().expect("a number");
+        eprintln!("peak memory: {kib} KiB");
+        kib >> 10
+    }
+
+    fn offer(&self, path: &Path, digest: Digest) -> Response {
+        let file = File::open(path).expect("the file");
+        let name: WalFile =
+            path.file_name().and_then(|name| name.to_str()).expect("a name").parse().expect("WAL");
+        let size = file.metadata().expect("metadata").len();
+        let request = Request::Archive { file: name, size, digest, path: b"pg_wal/x".to_vec() };
+        let mut stream = UnixStream::connect(&self.socket).expect("the agent listens");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let files = [file.as_fd()];
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&files)));
+        let frame = request.encode();
+        let sent =
+            sendmsg(&stream, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::empty()).expect("sent");
+        stream.write_all(&frame[sent..]).expect("sent");
+        let mut header = [0; HEADER];
+        stream.read_exact(&mut header).expect("an answer");
+        let mut body = vec![0; Response::body_length(&header).expect("a header")];
+        stream.read_exact(&mut body).expect("an answer");
+        Response::decode(&body).expect("an answer")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!(
+                "--- {}\n{}",
+                self.log.display(),
+                std::fs::read_to_string(&self.log).unwrap_or_default()
+            );
+        }
+    }
+}
+
+fn start(initdb: &[&str], settings: &[&str]) -> Option<Server> {
+    let server = Server::start(initdb)?;
+    let conf = server.data().join("postgresql.conf");
+    let mut conf = std::fs::OpenOptions::new().append(true).open(conf).expect("conf");
+    for line in WAL_SETTINGS.iter().chain(settings) {
+        writeln!(conf, "{line}").expect("written");
+    }
+    server.stop();
+    server.boot();
+    Some(server)
+}
+
+fn flushed(server: &Server) -> Lsn {
+    server.sql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN")
+}
+
+fn slot_position(server: &Server) -> Lsn {
+    let text = server
+        .sql("SELECT coalesce(restart_lsn, '0/0') FROM pg_replication_slots WHERE slot_name = 'walkeep'");
+    text.parse().expect("an LSN")
+}
+
+fn load(server: &Server, seconds: u32) -> Child {
+    let seconds = seconds.to_string();
+    unprivileged(format!("{BIN}/pgbench"))
+        .args(["-n", "-c", "2", "-T", &seconds, "-U", "postgres", "-h", server.path(), "postgres"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("pgbench starts")
+}
+
+/// Everything of `timeline` in `[from, to)` is in the repository, and is what lies in the server's `pg_wal`.
+async fn compare(branch: &Branch, data: &Path, timeline: TimelineId, from: Lsn, to: Lsn) -> usize {
+    let size = branch.segment_size();
+    let mut whole = 0;
+    for number in size.segment_at(from).0..=size.segment_before(to).0 {
+        let number = SegmentNo(number);
+        let name = SegmentName::new(timeline, number, size);
+        let on_disk = std::fs::read(data.join("pg_wal").join(name.to_string())).expect("the server keeps it");
+        let needed = (to.0.min(number.end(size).0) - number.start(size).0) as usize;
+        match branch.segment_digest(name).await.expect("one digest at most") {
+            Some(digest) => {
+                assert_eq!(digest, Digest::of(&on_disk), "{name}");
+                assert!(branch.read_segment(name).await.expect("it reads back") == on_disk, "{name}");
+                whole += 1;
+            }
+            None => {
+                let tail = branch.read_tail(name).await.expect("epochs agree");
+                let tail = tail.unwrap_or_else(|| panic!("{name} is missing"));
+                assert!(tail.valid as usize >= needed, "{name}: {} bytes of {needed}", tail.valid);
+                assert!(tail.bytes[..needed] == on_disk[..needed], "the tail of {name}");
+            }
+        }
+    }
+    whole
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_the_server_writes_is_stored_as_it_is() {
+    let Some(server) = start(&["--wal-segsize=1"], &[]) else { return };
+    server.init();
+    let from = slot_position(&server);
+    let agent = Agent::start(&server, "agent", "");
+    server.pgbench(5);
+    load(&server, 3).wait().expect("it ends");
+    let end = flushed(&server);
+    agent.reaches(end).await;
+    assert!(slot_position(&server) <= agent.durable());
+    let branch = server.branch().await;
+    let whole = compare(&branch, &server.data(), TimelineId::FIRST, from, end).await;
+    assert!(whole > 20, "{whole} segments");
+
+    let status = agent.status().expect("it answers");
+    assert_eq!(status["stream"]["state"], "streaming", "{status}");
+    assert_eq!(status["stream"]["timeline"], 1);
+    assert_eq!(status["last_error"], Value::Null);
+    // The server knows what is durable, and nothing of replay.
+    until("the server has heard of it", async || {
+        server.sql(&format!("SELECT flush_lsn >= '{end}' FROM pg_stat_replication")) == "t"
+    })
+    .await;
+    let seen = server
+        .sql("SELECT application_name, write_lsn = flush_lsn, replay_lsn IS NULL FROM pg_stat_replication");
+    assert_eq!(seen, "walkeep|t|t");
+    let words = run(&mut agent.walkeep(&["status"]));
+    assert!(String::from_utf8_lossy(&words.stdout).contains("streaming, timeline 1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_server_leaves_few_objects_and_loses_nothing() {
+    let Some(server) = start(&[], &[]) else { return };
+    server.init();
+    let agent = Agent::start(&server, "agent", "synchronous = true");
+    server.sql("CREATE TABLE t (n int)");
+    agent.reaches(flushed(&server)).await;
+    let from = server.sql("SELECT pg_switch_wal()").parse().expect("an LSN");
+    for n in 0..150 {
+        server.sql(&format!("INSERT INTO t VALUES ({n})"));
+    }
+    let end = flushed(&server);
+    agent.reaches(end).await;
+    let branch = server.branch().await;
+    let last = SegmentName::at(TimelineId::FIRST, end, branch.segment_size());
+    let listing = branch.folder_listing(last.timeline, last.log).await.expect("listed");
+    let objects = listing.fragments.iter().filter(|fragment| fragment.segment == last).count();
+    assert!((2..=64).contains(&objects), "{objects} fragments");
+    compare(&branch, &server.data(), TimelineId::FIRST, from, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_synchronous_commit_waits_for_the_repository() {
+    let Some(server) = start(&[], &["synchronous_standby_names = 'walkeep'"]) else { return };
+    server.init();
+    let mut agent = Agent::start(&server, "agent", "synchronous = true");
+    agent.is_in_state("streaming").await;
+    until("the server takes it for synchronous", async || {
+        server.sql("SELECT sync_state FROM pg_stat_replication") == "sync"
+    })
+    .await;
+    server.sql("CREATE TABLE ledger (n int)");
+    for n in 0..20 {
+        let committed =
+            server.sql(&format!("INSERT INTO ledger VALUES ({n}); SELECT pg_current_wal_insert_lsn()"));
+        let _: Lsn = committed.parse().expect("an LSN");
+    }
+    let end = flushed(&server);
+    // Whatever was committed is there the moment that the agent dies.
+    agent.kill();
+    let branch = server.branch().await;
+    let commit: Lsn = server.sql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
+    assert_eq!(commit, end);
+    let last = SegmentName::at(TimelineId::FIRST, end, branch.segment_size());
+    let tail = branch.read_tail(last).await.expect("sound").expect("there");
+    let start = last.number(branch.segment_size()).expect("a name").start(branch.segment_size());
+    assert!(start + u64::from(tail.valid) >= end - 1024, "{} of {end}", start + u64::from(tail.valid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_loses_nothing_and_contradicts_nothing() {
+    let Some(server) = start(&["--wal-segsize=1"], &[]) else { return };
+    server.init();
+    let from = slot_position(&server);
+    server.pgbench(2);
+    let mut writer = load(&server, 14);
+    for round in 0..6u64 {
+        let mut agent =
+            Agent::start(&server, "agent", if round % 2 == 0 { "" } else { "synchronous = true" });
+        agent.is_in_state("streaming").await;
+        let durable = agent.durable();
+        until("some progress", async || agent.durable() > durable).await;
+        tokio::time::sleep(Duration::from_millis(37 * round)).await;
+        agent.kill();
+        let stored = slot_position(&server);
+        // Acknowledged, so durable: even though the agent is dead.
+        let branch = server.branch().await;
+        compare(&branch, &server.data(), TimelineId::FIRST, from, stored).await;
+    }
+    writer.wait().expect("it ends");
+    let mut agent = Agent::start(&server, "agent", "");
+    let end = flushed(&server);
+    agent.reaches(end).await;
+    compare(&server.branch().await, &server.data(), TimelineId::FIRST, from, end).await;
+    let epochs = server.branch().await.epochs().await.expect("listed");
+    assert!(epochs.len() >= 7, "{epochs:?}");
+    assert!(agent.terminate(), "SIGTERM is a success");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_shutdown_is_prompt_and_its_last_record_is_stored() {
+    let Some(server) = start(&[], &[]) else { return };
+    server.init();
+    // With such an interval nothing would be flushed in time by itself.
+    let agent = Agent::start(&server, "agent", "shutdown_grace = \"40s\"");
+    server.pgbench(1);
+    agent.is_in_state("streaming").await;
+    let begun = Instant::now();
+    server.stop();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let control = run(Command::new(format!("{BIN}/pg_controldata")).arg(server.data()));
+    let control = String::from_utf8_lossy(&control.stdout).into_owned();
+    assert!(control.contains("shut down\n"), "{control}");
+    let field = |name: &str| -> Lsn {
+        let line = control.lines().find(|line| line.starts_with(name)).expect("the field");
+        line.rsplit(' ').next().expect("a value").parse().expect("an LSN")
+    };
+    let checkpoint = field("Latest checkpoint location");
+    let branch = server.branch().await;
+    // The record is 120 bytes long at most.
+    compare(&branch, &server.data(), TimelineId::FIRST, checkpoint, checkpoint + 100).await;
+    agent.is_in_state("waiting").await;
+    server.boot();
+    server.sql("CREATE TABLE after_the_break (n int)");
+    agent.reaches(flushed(&server)).await;
+}
+
+/// Puts the repository out of reach, or back: what an unmounted disk looks like.
+fn move_repository(server: &Server, from: &str, to: &str) {
+    let path = |name: &str| format!("{}/{name}", server.path());
+    std::fs::rename(path(from), path(to)).expect("renamed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_repository_is_away_nothing_is_acknowledged_and_then_all_is_stored() {
+    let Some(server) = start(&["--wal-segsize=1"], &[]) else { return };
+    server.init();
+    let from = slot_position(&server);
+    let agent = Agent::start(&server, "agent", "");
+    agent.reaches(flushed(&server)).await;
+    move_repository(&server, "repository", "elsewhere");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let durable = slot_position(&server);
+    server.pgbench(8);
+    let status = agent.status().expect("it answers");
+    assert!(
+        status["last_error"].is_string() && status["stream"]["lag_bytes"].as_u64() > Some(1 << 20),
+        "{status}"
+    );
+    assert_eq!(slot_position(&server), durable, "acknowledged without a repository");
+    assert!(!Path::new(&format!("{}/repository", server.path())).exists(), "made a new one in its place");
+    move_repository(&server, "elsewhere", "repository");
+    let end = flushed(&server);
+    agent.reaches(end).await;
+    compare(&server.branch().await, &server.data(), TimelineId::FIRST, from, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_waits_for_a_lost_repository_no_longer_than_the_grace() {
+    let Some(server) = start(&[], &[]) else { return };
+    server.init();
+    let agent = Agent::start(&server, "agent", "shutdown_grace = \"3s\"");
+    agent.reaches(flushed(&server)).await;
+    move_repository(&server, "repository", "elsewhere");
+    server.sql("CREATE TABLE unseen AS SELECT generate_series(1, 1000) AS n");
+    let begun = Instant::now();
+    server.stop();
+    let took = begun.elapsed();
+    assert!((2..40).contains(&took.as_secs()), "{took:?}");
+    move_repository(&server, "elsewhere", "repository");
+    server.boot();
+    let end = flushed(&server);
+    agent.reaches(end).await;
+    compare(&server.branch().await, &server.data(), TimelineId::FIRST, end - 1000, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_bounded_under_a_bulk_load() {
+    let Some(server) = start(&[], &[]) else { return };
+    server.init();
+    let from = slot_position(&server);
+    let agent = Agent::start(&server, "agent", "");
+    server.pgbench(15);
+    let end = flushed(&server);
+    agent.reaches(end).await;
+    assert!(compare(&server.branch().await, &server.data(), TimelineId::FIRST, from, end).await > 5);
+    let peak = agent.peak_memory_mib();
+    assert!(peak < 128, "{peak} MiB of memory");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_segments_are_put_together_from_their_fragments() {
+    let Some(server) = start(&["--wal-segsize=64"], &[]) else { return };
+    server.init();
+    let from = slot_position(&server);
+    let mut agent = Agent::start(&server, "agent", "");
+    server.pgbench(6);
+    agent.is_in_state("streaming").await;
+    agent.kill();
+    let agent = Agent::start(&server, "agent", "");
+    server.pgbench(6);
+    let end = flushed(&server);
+    agent.reaches(end).await;
+    let branch = server.branch().await;
+    let first = SegmentName::at(TimelineId::FIRST, from, branch.segment_size());
+    until("the first segment is whole", async || {
+        branch.segment_digest(first).await.is_ok_and(|d| d.is_some())
+    })
+    .await;
+    assert!(compare(&branch, &server.data(), TimelineId::FIRST, from, end).await > 0);
+    let peak = agent.peak_memory_mib();
+    assert!(peak < 192, "{peak} MiB of memory");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_takes_over_when_the_first_one_dies() {
+    let Some(server) = start(&["--wal-segsize=1"], &[]) else { return };
+    server.init();
+    let from = slot_position(&server);
+    let mut first = Agent::start(&server, "first", "");
+    first.is_in_state("streaming").await;
+    let second = Agent::start(&server, "second", "");
+    second.is_in_state("waiting").await;
+    server.pgbench(1);
+    first.reaches(flushed(&server)).await;
+    first.kill();
+    let begun = Instant::now();
+    second.is_in_state("streaming").await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    server.pgbench(1);
+    let end = flushed(&server);
+    second.reaches(end).await;
+    compare(&server.branch().await, &server.data(), TimelineId::FIRST, from, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_is_followed_and_the_forks_history_is_stored() {
+    let Some(primary) = start(&["--wal-segsize=1"], &[]) else { return };
+    primary.pgbench(1);
+    let standby = primary.directory("standby");
+    run(unprivileged(format!("{BIN}/pg_basebackup"))
+        .args(["-h", primary.path(), "-U", "postgres", "-R", "-c", "fast", "-D"])
+        .arg(&standby));
+    let socket = primary.directory("socket");
+    let mut conf =
+        std::fs::OpenOptions::new().append(true).open(standby.join("postgresql.conf")).expect("conf");
+    writeln!(conf, "unix_socket_directories = '{}'", socket.display()).expect("written");
+    let pg_ctl = |args: &[&str]| {
+        run(unprivileged(format!("{BIN}/pg_ctl"))
+            .args(args)
+            .args(["-w", "-s", "-D"])
+            .arg(&standby)
+            .args(["-l", &format!("{}/standby.log", primary.path())])
+            .stdout(Stdio::null()));
+    };
+    pg_ctl(&["start"]);
+    let home = socket.display().to_string();
+    let sql = |query: &str| {
+        let mut command = unprivileged(format!("{BIN}/psql"));
+        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", &home, "-c", query]);
+        String::from_utf8_lossy(&run(&mut command).stdout).trim().to_owned()
+    };
+    primary.init();
+    sql("SELECT pg_create_physical_replication_slot('walkeep', true)");
+    let from: Lsn = sql("SELECT restart_lsn FROM pg_replication_slots").parse().expect("an LSN");
+    let agent = Agent::start_at(&primary, &home, "agent", "");
+    let mut writer = load(&primary, 3);
+    agent.is_in_state("streaming").await;
+    writer.wait().expect("it ends");
+    // The primary is gone without a word; its standby takes over in the middle of a segment.
+    primary.sql("CREATE TABLE before_the_fork (n int)");
+    let written = flushed(&primary);
+    until("the standby has it", async || {
+        sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'")) == "t"
+    })
+    .await;
+    pg_ctl(&["promote"]);
+    sql("CREATE TABLE after_the_fork AS SELECT generate_series(1, 50000) AS n");
+    let end: Lsn = sql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
+    until("the new timeline", async || {
+        agent.status().is_some_and(|status| status["stream"]["timeline"] == 2) && agent.durable() >= end
+    })
+    .await;
+    let branch = primary.branch().await;
+    let second = TimelineId::new(2).expect("2");
+    let history = branch.read_history(second).await.expect("one history").expect("stored");
+    let fork = history.switch_from(TimelineId::FIRST).expect("it came from timeline 1");
+    assert!(fork >= written);
+    let size = branch.segment_size();
+    compare(&branch, &standby, second, size.floor(fork), end).await;
+    // The old timeline is there up to the fork: its pages live on in the new one's first segment.
+    let last = SegmentName::at(TimelineId::FIRST, fork - 1, size);
+    let tail = branch.read_tail(last).await.expect("sound").expect("the old timeline's last bytes");
+    assert!(size.floor(fork) + u64::from(tail.valid) >= fork);
+    assert!(from < size.floor(fork));
+    compare(&branch, &standby, TimelineId::FIRST, from, size.floor(fork)).await;
+    pg_ctl(&["stop", "-m", "fast"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_history_under_the_same_names_is_refused() {
+    let Some(server) = start(&[], &[]) else { return };
+    server.init();
+    server.pgbench(1);
+    server.stop();
+    let copy = server.directory("copy");
+    run(unprivileged("/bin/cp").arg("-a").arg(server.data()).arg(&copy));
+    server.boot();
+    let mut agent = Agent::start(&server, "agent", "");
+    server.sql("CREATE TABLE first AS SELECT generate_series(1, 1000) AS n");
+    let end = flushed(&server);
+    agent.reaches(end).await;
+    agent.kill();
+    server.stop();
+    // The server as it was before; it writes something else, on the same timeline.
+    run(unprivileged("/bin/rm").arg("-rf").arg(server.data()));
+    run(unprivileged("/bin/mv").arg(copy.join("data")).arg(server.data()));
+    server.boot();
+    server.sql("CREATE TABLE second AS SELECT generate_series(1, 30000) AS n");
+    let before = objects(&server);
+    let agent = Agent::start(&server, "agent", "synchronous = true");
+    let status = agent.is_in_state("stopped").await;
+    assert!(status["last_error"].as_str().expect("told").contains("differs"), "{status}");
+    assert!(slot_position(&server) < end, "nothing is acknowledged");
+    let new: Vec<String> = objects(&server).into_iter().filter(|object| !before.contains(object)).collect();
+    assert!(new.iter().all(|object| object.contains("/epoch/")), "nothing is stored: {new:?}");
+}
+
+fn objects(server: &Server) -> Vec<String> {
+    let root = format!("{}/repository", server.path());
+    let found = run(Command::new("find").args([&root, "-type", "f"]));
+    String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_slot_is_told_and_never_used() {
+    let Some(server) = start(&["--wal-segsize=1"], &[]) else { return };
+    server.init();
+    server.sql("ALTER SYSTEM SET max_slot_wal_keep_size = '2MB'");
+    server.sql("ALTER SYSTEM SET wal_keep_size = 0");
+    server.sql("ALTER SYSTEM SET max_wal_size = '4MB'");
+    server.sql("SELECT pg_reload_conf()");
+    server.pgbench(2);
+    server.sql("CHECKPOINT");
+    server.sql("SELECT pg_switch_wal()");
+    server.sql("CHECKPOINT");
+    let state = || server.sql("SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'walkeep'");
+    assert_eq!(state(), "lost");
+    let agent = Agent::start(&server, "agent", "");
+    let status = agent.is_in_state("stopped").await;
+    let message = status["last_error"].as_str().expect("told");
+    assert!(message.contains("invalidated") && message.contains("pg_drop_replication_slot"), "{message}");
+    assert_eq!(state(), "lost", "the slot was not brought back by our reports");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archive_command_is_answered_from_what_is_durable() {
+    let Some(server) = start(&["--wal-segsize=1"], &[]) else { return };
+    server.init();
+    let from = slot_position(&server);
+    let agent = Agent::start(&server, "agent", "");
+    server.pgbench(1);
+    agent.reaches(flushed(&server)).await;
+    let size = SegmentSize::new(1 << 20).expect("1 MiB");
+    let name = SegmentName::at(TimelineId::FIRST, from, size);
+    let path = server.data().join("pg_wal").join(name.to_string());
+    let content = std::fs::read(&path).expect("the server keeps it");
+    assert_eq!(agent.offer(&path, Digest::of(&content)), Response::Stored);
+
+    // The same name with another content.
+    let copy = server.directory("other").join(name.to_string());
+    let mut other = content.clone();
+    other[500_000] ^= 1;
+    std::fs::write(&copy, &other).expect("written");
+    let Response::Failed { message } = agent.offer(&copy, Digest::of(&other)) else { panic!("it must fail") };
+    assert!(message.contains(&Digest::of(&content).to_string()), "{message}");
+    assert!(message.contains(&Digest::of(&other).to_string()), "{message}");
+    let status = agent.status().expect("it answers");
+    assert_eq!(status["archive"]["failed"], 1);
+    assert_eq!(status["archive"]["last_segment"], name.to_string());
+    assert!(server.branch().await.segment_digest(name).await.is_ok(), "one content only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archiving_alone_protects_the_server() {
+    let Some(server) = start(&["--wal-segsize=1"], &[]) else { return };
+    server.init();
+    let from = slot_position(&server);
+    server.pgbench(1);
+    let agent = Agent::start(&server, "agent", "enabled = false");
+    agent.is_in_state("stopped").await;
+    let size = SegmentSize::new(1 << 20).expect("1 MiB");
+    let segment = |n: u64| {
+        let name = SegmentName::new(TimelineId::FIRST, SegmentNo(size.segment_at(from).0 + n), size);
+        (name, server.data().join("pg_wal").join(name.to_string()))
+    };
+    let (first, path) = segment(0);
+    let content = std::fs::read(&path).expect("there");
+    // Not what the caller has digested: the file changed meanwhile.
+    let Response::Failed { message } = agent.offer(&path, Digest::of(b"other")) else {
+        panic!("it must fail")
+    };
+    assert!(message.contains("changed"), "{message}");
+    assert_eq!(server.branch().await.segment_digest(first).await, Ok(None));
+    assert_eq!(agent.offer(&path, Digest::of(&content)), Response::Stored);
+    assert_eq!(agent.offer(&path, Digest::of(&content)), Response::Stored);
+    let branch = server.branch().await;
+    assert!(branch.read_segment(first).await.expect("stored") == content);
+
+    // Without an agent: the same work by `walkeep push`.
+    let (second, path) = segment(1);
+    run(agent.walkeep(&["push"]).arg(&path));
+    run(agent.walkeep(&["push"]).arg(&path));
+    assert!(branch.read_segment(second).await.expect("stored") == std::fs::read(&path).expect("there"));
+
+    // A part, under the whole's name.
+    let (_, third) = segment(2);
+    let cut = server.directory("cut").join(third.file_name().expect("a name"));
+    std::fs::write(&cut, &std::fs::read(&third).expect("there")[..300_000]).expect("written");
+    let refused = agent.walkeep(&["push"]).arg(&cut).output().expect("it runs");
+    assert_eq!(refused.status.code(), Some(1));
+
+    // Another cluster's segment.
+    let Some(stranger) = start(&["--wal-segsize=1"], &[]) else { return };
+    let name = stranger.sql("SELECT pg_walfile_name(pg_switch_wal())");
+    let path = stranger.data().join("pg_wal").join(name);
+    let content = std::fs::read(&path).expect("there");
+    let Response::Failed { message } = agent.offer(&path, Digest::of(&content)) else {
+        panic!("it must fail")
+    };
+    assert!(message.contains("hint:"), "{message}");
+    assert_eq!(agent.status().expect("it answers")["archive"]["failed"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_agent_per_socket_and_a_dead_ones_socket_is_replaced() {
+    let Some(server) = start(&[], &[]) else { return };
+    server.init();
+    let mut first = Agent::start(&server, "agent", "");
+    first.is_in_state("streaming").await;
+    let second = first.walkeep(&["run"]).output().expect("it runs");
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("already listening"));
+    first.kill();
+    assert!(first.socket.exists());
+    let third = Agent::start(&server, "agent", "");
+    third.is_in_state("streaming").await;
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&third.socket).expect("it").permissions());
+    assert_eq!(mode & 0o777, 0o660);
+    drop(third);
+    let nobody = first.walkeep(&["status"]).output().expect("it runs");
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("no agent answers"));
+}
