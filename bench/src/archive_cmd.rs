@@ -16,7 +16,8 @@ pub(crate) fn run() -> Result<()> {
     let size = std::fs::metadata(&archive_cmd)?.len();
     println!("archive-cmd: {:.0} KiB as built", size as f64 / 1024.0);
 
-    let quiet = |command: &mut Command| -> Result<Run> { time(command.stdin(Stdio::null()).stdout(Stdio::null())) };
+    let quiet =
+        |command: &mut Command| -> Result<Run> { time(command.stdin(Stdio::null()).stdout(Stdio::null())) };
     let empty = programs::program("empty")?;
     let start = Comparison::of(
         PAIRS,
@@ -31,7 +32,8 @@ pub(crate) fn run() -> Result<()> {
     let end = stage.server.switch_wal()?;
     stage.agent.wait_durable(&end)?;
     let file = stage.world.at(&segment);
-    std::fs::copy(stage.server.data().join("pg_wal").join(&segment), &file).context("cannot copy the segment")?;
+    std::fs::copy(stage.server.data().join("pg_wal").join(&segment), &file)
+        .context("cannot copy the segment")?;
     ensure!(quiet(Command::new(&archive_cmd).arg("--config").arg(stage.agent.config()).arg(&file)).is_ok());
 
     let held = Comparison::of(

@@ -13,8 +13,16 @@ use anyhow::{Result, bail};
 type Bench = (&'static str, &'static str, fn() -> Result<()>);
 
 const BENCHES: [Bench; 2] = [
-    ("archive-cmd", "a segment that the agent holds, against cat; start-up, against an empty program", archive_cmd::run),
-    ("full-backup", "a full backup of 2 GB, against pg_basebackup --compress=client-zstd:1", full_backup::run),
+    (
+        "archive-cmd",
+        "a segment that the agent holds, against cat; start-up, against an empty program",
+        archive_cmd::run,
+    ),
+    (
+        "full-backup",
+        "a full backup of 2 GB, against pg_basebackup --compress=client-zstd:1",
+        full_backup::run,
+    ),
 ];
 
 fn main() -> Result<()> {

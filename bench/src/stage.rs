@@ -20,7 +20,8 @@ impl Stage {
             ["pg_basebackup", "pgbench"].iter().all(|tool| installation.tool(tool).is_some())
         };
         let installation = MAJORS.into_iter().filter_map(Installation::find).find(complete);
-        let installation = installation.context("no PostgreSQL with pg_basebackup and pgbench is installed")?;
+        let installation =
+            installation.context("no PostgreSQL with pg_basebackup and pgbench is installed")?;
         let world = World::new()?;
         let server = Postgres::build(&installation, "primary")
             .conf("max_wal_size", "8GB")

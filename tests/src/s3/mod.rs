@@ -1,0 +1,131 @@
+//! A real S3 server on 127.0.0.1, with faults to switch on.
+
+mod bucket;
+mod faults;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use hyper_util::rt::TokioIo;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::{World, runtime};
+
+use bucket::Buckets;
+pub use faults::Faults;
+use faults::{Faulty, Rules};
+
+/// The only bucket.
+pub const BUCKET: &str = "backups";
+/// The access key that it takes.
+pub const ACCESS_KEY: &str = "AKIAHARNESS";
+/// The secret that goes with it. A test may look for it where it must not be.
+pub const SECRET_KEY: &str = "harness-secret-never-printed";
+
+/// In this process, on the threads of the harness's runtime; other processes reach it over TCP.
+#[derive(Debug)]
+pub struct S3Server {
+    address: SocketAddr,
+    root: PathBuf,
+    faults: Arc<Faults>,
+    service: S3Service,
+    listening: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl S3Server {
+    /// Starts a server with one empty bucket.
+    pub fn start(world: &World) -> Result<S3Server> {
+        let root = world.folder("s3")?;
+        std::fs::create_dir(root.join(BUCKET))?;
+        let faults = Arc::new(Faults::default());
+        let mut builder = S3ServiceBuilder::new(Buckets::new(&root)?);
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        builder.set_access(Rules(Arc::clone(&faults)));
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut server = S3Server {
+            address: any_port,
+            root,
+            faults,
+            service: builder.build(),
+            listening: Mutex::new(None),
+        };
+        server.address = server.listen(any_port)?;
+        Ok(server)
+    }
+
+    /// `http://127.0.0.1:<port>`
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The folder in which an object lies as a file under its own key.
+    pub fn bucket_folder(&self) -> PathBuf {
+        self.root.join(BUCKET)
+    }
+
+    /// The folder behind all buckets.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The switches.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Closes the port and every connection.
+    pub fn down(&self) {
+        let listening = self.listening.lock().expect("no holder of this lock panics").take();
+        if let Some(task) = listening {
+            task.abort();
+            // The port is closed when the task has been dropped.
+            let _ = runtime().block_on(task);
+        }
+    }
+
+    /// Listens again on the same port.
+    pub fn up(&self) -> Result<()> {
+        self.listen(self.address).map(|_| ())
+    }
+
+    fn listen(&self, address: SocketAddr) -> Result<SocketAddr> {
+        let _inside = runtime().enter();
+        let socket = TcpSocket::new_v4()?;
+        // Connections that were cut a moment ago still hold the port.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        let listener = socket.listen(256)?;
+        let address = listener.local_addr()?;
+        let task = runtime().spawn(accept(listener, self.service.clone(), Arc::clone(&self.faults)));
+        *self.listening.lock().expect("no holder of this lock panics") = Some(task);
+        Ok(address)
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
+
+/// Serves until aborted; the connections end with it.
+async fn accept(listener: TcpListener, service: S3Service, faults: Arc<Faults>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let _ = stream.set_nodelay(true);
+        let serve = Faulty { service: service.clone(), faults: Arc::clone(&faults) };
+        connections.spawn(async move {
+            // A connection that ends badly is the client's affair, or a fault that was asked for.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), serve)
+                .await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}

@@ -1,0 +1,113 @@
+//! The agent is killed at any point; the next run continues, and a backup is whole or not there.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use harness::{Agent, Installation, Postgres, Repo, StoreKind, World, workload};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Another seed, given in `WALKEEP_SEED`, tells another story; the one that was used is printed.
+fn generator() -> StdRng {
+    let seed = std::env::var("WALKEEP_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0x77a1);
+    eprintln!("WALKEEP_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+fn killed_while_streaming(store: StoreKind) -> Result<()> {
+    let Some(installation) = Installation::any_or_skip() else { return Ok(()) };
+    let mut random = generator();
+    let world = World::new()?;
+    let repo = Repo::of(store, &world)?;
+    let server = Postgres::build(&installation, "data").start(&world)?;
+    let mut agent = Agent::configure(&world, &server, &repo)?;
+    agent.init()?;
+    agent.start()?;
+    workload::init(&server, 1)?;
+    agent.backup_full()?;
+    for _ in 0..6 {
+        workload::transactions(&server, 100)?;
+        std::thread::sleep(Duration::from_millis(random.random_range(0..400)));
+        agent.kill9()?;
+        workload::transactions(&server, 50)?;
+        agent.start()?;
+    }
+    let end = server.mark()?;
+    agent.wait_durable(&end.lsn)?;
+    server.destroy()?;
+    agent.stop()?;
+
+    let gaps = &agent.list()?["gaps"];
+    assert_eq!(gaps.as_array().map(Vec::len), Some(0), "{gaps}");
+    let restored = world.at("restored");
+    agent.restore(&restored, &[])?.ok()?;
+    let restored =
+        Postgres::adopt(&installation, &world, "restored.server", &restored)?.with_env(repo.environment());
+    restored.start()?;
+    restored.wait_promoted()?;
+    assert_eq!(restored.digest_all()?, end.digest);
+    Ok(())
+}
+
+fn killed_during_backup(store: StoreKind) -> Result<()> {
+    let Some(installation) = Installation::any_or_skip() else { return Ok(()) };
+    let mut random = generator();
+    let world = World::new()?;
+    let repo = Repo::of(store, &world)?;
+    let server = Postgres::build(&installation, "data").start(&world)?;
+    let mut agent = Agent::configure(&world, &server, &repo)?;
+    agent.init()?;
+    agent.start()?;
+    workload::init(&server, 3)?;
+
+    let begun = std::time::Instant::now();
+    let first = agent.backup_full()?;
+    let whole = begun.elapsed();
+    let mut known = vec![first];
+    for _ in 0..6 {
+        let mut backup = agent.spawn("walkeep", &["backup", "--full"])?;
+        std::thread::sleep(whole.mul_f64(random.random_range(0.05..1.0)));
+        let _ = backup.kill();
+        let finished = backup.wait()?.success();
+        let labels = agent.labels()?;
+        // It may have been whole without having said so; said so it must be there.
+        assert!(labels.starts_with(&known) && labels.len() <= known.len() + 1, "{labels:?} after {known:?}");
+        assert!(!finished || labels.len() == known.len() + 1, "a finished backup is not in the list");
+        known = labels;
+    }
+    workload::transactions(&server, 50)?;
+    let end = server.mark()?;
+    agent.wait_durable(&end.lsn)?;
+    // Each backup that the list shows must be good for a restore.
+    let last = known.last().map(String::as_str).unwrap_or("latest");
+    let target = world.at("restored");
+    agent.restore(&target, &["--backup", last, "--archive", "off"])?.ok()?;
+    let restored =
+        Postgres::adopt(&installation, &world, "restored.server", &target)?.with_env(repo.environment());
+    restored.start()?;
+    restored.wait_promoted()?;
+    assert_eq!(restored.digest_all()?, end.digest);
+    drop(restored);
+    agent.backup_full()?;
+    Ok(())
+}
+
+#[test]
+fn while_streaming_file() -> Result<()> {
+    killed_while_streaming(StoreKind::File)
+}
+
+#[test]
+fn while_streaming_s3() -> Result<()> {
+    killed_while_streaming(StoreKind::S3)
+}
+
+#[test]
+fn during_backup_file() -> Result<()> {
+    killed_during_backup(StoreKind::File)
+}
+
+#[test]
+fn during_backup_s3() -> Result<()> {
+    killed_during_backup(StoreKind::S3)
+}
