@@ -1,0 +1,227 @@
+//! What each fuzz target does with its bytes. No input may panic, hang, or make a parser allocate beyond its bound,
+//! and what was read must survive being written and read again.
+//!
+//! The ordinary tests include this file too (`proto/tests/corpus.rs`) and run it over the corpus.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use proto::backup_label::BackupLabelFile;
+use proto::backup_manifest::BackupManifest;
+use proto::config::{ClusterName, Config, SlotName};
+use proto::conninfo::FileError;
+use proto::control::ControlFile;
+use proto::incremental::IncrementalHeader;
+use proto::page::{BLOCK_SIZE, check, checksum, is_relation_file};
+use proto::socket::{HEADER, Request, Response};
+use proto::wal::check::{check_segment_start, check_whole_by_page};
+use proto::wal::padding::{padded_tail, stamp_padding};
+use proto::wal::page::{LongHeader, PAGE_SIZE, PageHeader};
+use proto::wal::{SegmentName, TimelineHistory, WalError, WalFile};
+use proto::{Digest, Lsn, SystemId, TimelineId};
+use zeroize::Zeroizing;
+
+/// One target: whatever the bytes, it returns.
+pub type Target = fn(&[u8]);
+
+/// All targets, by the names of their folders in the corpus.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("backup_label", backup_label),
+    ("backup_manifest", backup_manifest),
+    ("config", config),
+    ("conninfo", conninfo),
+    ("control", control),
+    ("copy_messages", copy_messages),
+    ("data_page", data_page),
+    ("history", history),
+    ("incremental_header", incremental_header),
+    ("names", names),
+    ("socket", socket),
+    ("wal_segment", wal_segment),
+];
+
+/// `backup_label`, and `.backup` files.
+pub fn backup_label(data: &[u8]) {
+    let _ = BackupLabelFile::parse(data);
+}
+
+/// As it comes, and with a right checksum, so that the JSON is reached.
+pub fn backup_manifest(data: &[u8]) {
+    let _ = BackupManifest::parse(data);
+    let signed = manifest_with_checksum(data);
+    if let Ok(manifest) = BackupManifest::parse(&signed) {
+        assert_eq!(BackupManifest::parse(&manifest.write()), Ok(manifest));
+    }
+}
+
+fn manifest_with_checksum(data: &[u8]) -> Vec<u8> {
+    let body = match data.windows(21).rposition(|window| window == b"\n\"Manifest-Checksum\":") {
+        Some(at) => &data[..=at],
+        None => data,
+    };
+    let checksum: String = proto::checksum::sha256(body).iter().map(|byte| format!("{byte:02x}")).collect();
+    [body, b"\"Manifest-Checksum\": \"", checksum.as_bytes(), b"\"}\n"].concat()
+}
+
+/// The configuration file.
+pub fn config(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        match Config::parse(text) {
+            Ok(config) => drop(config.socket_path()),
+            Err(error) => assert!(error.to_string().len() < 2000, "a complaint stays a sentence"),
+        }
+    }
+}
+
+/// Connection strings, on a machine without anything.
+pub fn conninfo(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = proto::conninfo::ConnInfo::parse(text, &Nothing);
+    }
+}
+
+struct Nothing;
+
+impl proto::conninfo::Env for Nothing {
+    fn var(&self, _name: &str) -> Option<String> {
+        None
+    }
+
+    fn home(&self) -> Option<PathBuf> {
+        None
+    }
+
+    fn user(&self) -> Option<String> {
+        Some("walkeep".to_owned())
+    }
+
+    fn exists(&self, _path: &Path) -> bool {
+        false
+    }
+
+    fn read(&self, _path: &Path) -> Result<String, FileError> {
+        Err(FileError::Absent)
+    }
+
+    fn read_secret(&self, _path: &Path) -> Result<Zeroizing<String>, FileError> {
+        Err(FileError::Absent)
+    }
+}
+
+/// `pg_control`, as it comes and with a right checksum of each layout.
+pub fn control(data: &[u8]) {
+    let _ = ControlFile::parse(data);
+    for (version, end) in [(1300_u32, 288), (1800, 292)] {
+        let mut file = data.to_vec();
+        file.resize(proto::control::USED, 0);
+        file[8..12].copy_from_slice(&version.to_le_bytes());
+        let checksum = proto::checksum::crc32c(&file[..end]);
+        file[end..end + 4].copy_from_slice(&checksum.to_le_bytes());
+        let _ = ControlFile::parse(&file);
+    }
+}
+
+/// What the server sends inside CopyData: WAL, and base backups.
+pub fn copy_messages(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    let _ = proto::client::parse_copy_data(bytes.clone());
+    let _ = proto::client::base_backup::parse_chunk(bytes);
+}
+
+/// Data pages, and the paths of their files.
+pub fn data_page(data: &[u8]) {
+    let mut page = data.to_vec();
+    page.resize(BLOCK_SIZE, 0);
+    let _ = check(&page, 7, true, Lsn(u64::MAX));
+    let sum = checksum(&page, 7);
+    page[8..10].copy_from_slice(&sum.to_le_bytes());
+    assert_eq!(checksum(&page, 7), sum, "the checksum does not count itself");
+    let _ = check(&page, 7, true, Lsn(u64::MAX));
+    let _ = check(data, 7, false, Lsn(0));
+    if let Ok(path) = std::str::from_utf8(data) {
+        let _ = is_relation_file(path);
+    }
+}
+
+/// History files.
+pub fn history(data: &[u8]) {
+    let Some(timeline) = TimelineId::new(u32::from(data.len() as u16) + 1) else { return };
+    if let Ok(history) = TimelineHistory::parse(timeline, data) {
+        for entry in &history.entries {
+            assert_eq!(history.switch_from(entry.timeline), Some(entry.switch));
+            let _ = history.timeline_at(entry.switch);
+        }
+    }
+}
+
+/// Headers of incremental files.
+pub fn incremental_header(data: &[u8]) {
+    if let Ok(header) = IncrementalHeader::parse(data) {
+        assert_eq!(header.write(), data[..header.length()]);
+    }
+}
+
+/// Names and numbers as text: what is read is written the same.
+pub fn names(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    macro_rules! same {
+        ($($kind:ty),*) => {$(
+            if let Ok(name) = text.parse::<$kind>() {
+                assert_eq!(name.to_string(), text);
+            }
+        )*};
+    }
+    same!(WalFile, SegmentName, ClusterName, SlotName, Digest);
+    if let Ok(lsn) = text.parse::<Lsn>() {
+        assert_eq!(lsn.to_string().parse(), Ok(lsn));
+    }
+    if let Ok(timeline) = text.parse::<TimelineId>() {
+        assert_eq!(TimelineId::from_hex(&timeline.hex()), Some(timeline));
+    }
+    let _ = text.parse::<SystemId>();
+}
+
+/// What archive-cmd and the agent say to each other.
+pub fn socket(data: &[u8]) {
+    let Some((header, body)) = data.split_first_chunk::<HEADER>() else { return };
+    if let Ok(length) = Request::body_length(header) {
+        assert!(length <= proto::socket::MAX_REQUEST);
+    }
+    if let Ok(length) = Response::body_length(header) {
+        assert!(length <= proto::socket::MAX_RESPONSE);
+    }
+    if let Ok(request) = Request::decode(body) {
+        assert_eq!(request.encode()[HEADER..], *body);
+    }
+    if let Ok(response) = Response::decode(body) {
+        assert_eq!(response.encode()[HEADER..], *body);
+    }
+}
+
+/// WAL pages as the first, and as the last two of a segment.
+pub fn wal_segment(data: &[u8]) {
+    const NAME: SegmentName = SegmentName { timeline: TimelineId::FIRST, log: 0, seg: 3 };
+    let _ = PageHeader::parse(data);
+    let _ = LongHeader::parse(data);
+    let _ = check_segment_start(data, NAME, None);
+    let mut pages = data.to_vec();
+    pages.resize(2 * PAGE_SIZE, 0);
+    for length in [1_u64 << 20, 16 << 20] {
+        let last = length / PAGE_SIZE as u64 - 1;
+        for at in [0, 1, 7, last] {
+            // They lie where their addresses would have them.
+            let address = 3 * length + at * PAGE_SIZE as u64;
+            pages[PAGE_SIZE + 8..PAGE_SIZE + 16].copy_from_slice(&address.to_le_bytes());
+            let _ = check_whole_by_page(length, at * PAGE_SIZE as u64, NAME, |page, buffer| {
+                let from = if page == at { PAGE_SIZE } else { 0 };
+                buffer.copy_from_slice(&pages[from..from + PAGE_SIZE]);
+                Ok::<(), WalError>(())
+            });
+        }
+    }
+    if let Some(valid) = padded_tail(data) {
+        let mut again = data.to_vec();
+        stamp_padding(&mut again, valid);
+        assert!(valid + 16 > again.len() || padded_tail(&again) == Some(valid));
+    }
+}
