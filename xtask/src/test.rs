@@ -31,7 +31,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     machine::provide_programs();
     // What is missing has been said; its tests will be counted as skipped.
     servers::fetch(&wanted)?;
-    cargo::build(&["--bins", "--tests"])?;
+    cargo::build(&["--all-targets"])?;
 
     let target = cargo::target()?;
     let skips = target.join("skipped-tests");
@@ -80,7 +80,8 @@ fn by_nextest(args: &TestArgs, excluded: &[&u32], skips: &Path) -> Result<Outcom
     }
     let others = excluded.iter().map(|major| format!(" - test(/pg{major}/)")).collect::<String>();
     let mut command = cargo(&["nextest", "run", "--workspace", "-E", &format!("({chosen}){others}")]);
-    let report = cargo::target()?.join("nextest/default/junit.xml");
+    // nextest keeps its reports below the workspace, wherever cargo builds.
+    let report = cargo::root().join("target/nextest/default/junit.xml");
     let _ = fs::remove_file(&report);
     let succeeded = environment(&mut command, skips)?.status().context("cannot run cargo nextest")?.success();
     let report = fs::read_to_string(&report).unwrap_or_default();
