@@ -29,7 +29,8 @@ pub(crate) fn run() -> Result<()> {
     let mut stage = Stage::new()?;
     workload::init(&stage.server, 4)?;
     let segment = stage.server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")?;
-    let end = stage.server.switch_wal()?;
+    stage.server.switch_wal()?;
+    let end = stage.server.lsn()?;
     stage.agent.wait_durable(&end)?;
     let file = stage.world.at(&segment);
     std::fs::copy(stage.server.data().join("pg_wal").join(&segment), &file)

@@ -32,8 +32,8 @@ pub async fn run(global: &GlobalArgs, args: StatusArgs) -> anyhow::Result<ExitCo
         )
     })?;
     match answer {
-        Response::Status { json } if args.json => println!("{json}"),
-        Response::Status { json } => print!("{}", serde_json::from_str::<Shown>(&json)?.text()),
+        Response::Status { json } if args.json => super::print(&(json + "\n"))?,
+        Response::Status { json } => super::print(&serde_json::from_str::<Shown>(&json)?.text())?,
         Response::Failed { message } => bail!("{message}"),
         Response::Stored => bail!("the agent answered something else than was asked"),
     }
