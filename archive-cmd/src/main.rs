@@ -9,6 +9,7 @@
 
 mod agent;
 mod arguments;
+mod digest;
 mod examine;
 mod failure;
 mod push;

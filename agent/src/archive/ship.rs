@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::config::ClusterName;
-use proto::wal::check::{check_segment_start, check_whole, check_whole_by_page};
+use proto::wal::check::{SegmentFacts, check_segment_start, check_whole, check_whole_by_page};
 use proto::wal::page::PAGE_SIZE;
 use proto::wal::{SegmentName, WalError, WalFile};
 use proto::{Digest, SystemId};
@@ -144,14 +144,14 @@ impl Archive {
         let WalFile::Segment(segment) = offer.file else { return self.store_small(offer).await };
         let offer = Arc::new(offer);
         if let Some(digest) = offer.digest {
-            // Durable: the stream, or an earlier call, has stored it in full.
+            // Durable: known is only what this process has itself stored in full, or seen in the repository.
             if let Some(stored) = self.known.await_digest(segment, PATIENCE).await {
                 return judge(segment, stored, digest);
             }
         }
         let facts = {
             let offer = offer.clone();
-            blocking(move || examine(&offer, segment)).await?
+            blocking(move || start(&offer, segment)).await?
         };
         let branch = self.branch(Some(facts.system_id)).await?;
         let expected = branch.segment_size().bytes();
@@ -159,13 +159,25 @@ impl Archive {
             let why = WalError::Length { found: offer.size, expected };
             return Err(ArchiveError::Wal { file: offer.file, why });
         }
-        // Durable: the repository lists it, and a segment is visible only when all of it is stored.
-        if let Some(stored) = branch.segment_digest(segment).await? {
+        // Durable: the repository lists it, and a segment is visible only when all of it is stored. Where the caller
+        // has digested the file there is nothing to read: the answer is about that digest.
+        let stored = branch.segment_digest(segment).await?;
+        if let Some(stored) = stored {
             self.known.stored(segment, stored);
+        }
+        if let (Some(stored), Some(digest)) = (stored, offer.digest) {
+            return judge(segment, stored, digest);
+        }
+        // Before the file is read: that bounds the memory. The semaphore is never closed; were it, there would only be
+        // less order.
+        let _room = self.room.acquire().await;
+        let facts = {
+            let offer = offer.clone();
+            blocking(move || examine(&offer, segment)).await?
+        };
+        if let Some(stored) = stored {
             return judge(segment, stored, facts.digest);
         }
-        // A closed semaphore would only mean less order, and it is never closed.
-        let _room = self.room.acquire().await;
         let stored = match facts.content {
             Some(content) => branch.put_segment(segment, facts.digest, None, content).await?,
             None => branch.put_segment_stream(segment, facts.digest, None, pieces(offer.clone())).await?,
@@ -241,17 +253,14 @@ async fn blocking<T: Send + 'static>(
 
 /// What a look at a whole segment has found.
 struct Examined {
-    system_id: SystemId,
     digest: Digest,
     /// The content, unless it is too large to be held.
     content: Option<Bytes>,
 }
 
-/// Reads, checks and digests a segment.
-fn examine(offer: &Offer, segment: SegmentName) -> Result<Examined, ArchiveError> {
-    let file = offer.file;
-    let wal = |why| ArchiveError::Wal { file, why };
-    let content = if offer.size <= IN_MEMORY { Some(read(offer)?) } else { None };
+/// Reads and checks a segment's first page.
+fn start(offer: &Offer, segment: SegmentName) -> Result<SegmentFacts, ArchiveError> {
+    let wal = |why| ArchiveError::Wal { file: offer.file, why };
     let mut first = [0; PAGE_SIZE];
     read_page(offer, 0, &mut first)?;
     let facts = check_segment_start(&first, segment, None).map_err(wal)?;
@@ -259,17 +268,23 @@ fn examine(offer: &Offer, segment: SegmentName) -> Result<Examined, ArchiveError
     if expected != offer.size {
         return Err(wal(WalError::Length { found: offer.size, expected }));
     }
-    let digest = match &content {
-        Some(content) => {
-            check_whole(content, segment).map_err(wal)?;
-            Digest::of(content)
-        }
-        None => examine_large(offer, segment)?,
+    Ok(facts)
+}
+
+/// Reads, checks and digests a segment whose start was checked.
+fn examine(offer: &Offer, segment: SegmentName) -> Result<Examined, ArchiveError> {
+    let file = offer.file;
+    let (digest, content) = if offer.size <= IN_MEMORY {
+        let content = read(offer)?;
+        check_whole(&content, segment).map_err(|why| ArchiveError::Wal { file, why })?;
+        (Digest::of(&content), Some(content))
+    } else {
+        (examine_large(offer, segment)?, None)
     };
     if offer.digest.is_some_and(|expected| expected != digest) {
         return Err(ArchiveError::Changed { file });
     }
-    Ok(Examined { system_id: facts.system_id, digest, content })
+    Ok(Examined { digest, content })
 }
 
 /// The same in bounded memory.
