@@ -9,12 +9,14 @@
 pub mod account;
 pub mod agent;
 pub mod bad;
+pub mod ledger;
 pub mod objects;
 pub mod output;
 pub mod postgres;
 pub mod programs;
 pub mod repo;
 pub mod s3;
+pub mod seeds;
 pub mod servers;
 pub mod skip;
 pub mod wait;
@@ -23,6 +25,7 @@ pub mod world;
 
 pub use account::Account;
 pub use agent::Agent;
+pub use ledger::{Audit, Ledger};
 pub use output::Output;
 pub use postgres::{Mark, Postgres, Stop};
 pub use repo::{Repo, StoreKind};

@@ -8,6 +8,9 @@ use anyhow::{Context, Result};
 
 use crate::Account;
 
+/// If this variable is set, folders stay, and their paths are told.
+pub const KEEP: &str = "WALKEEP_KEEP";
+
 /// A scenario's folder; removed with all that is in it.
 ///
 /// Its path is short: a Unix socket's path may have 107 bytes.
@@ -21,8 +24,12 @@ impl World {
     /// A new, empty folder.
     pub fn new() -> Result<World> {
         let account = Account::current();
-        let folder =
+        let mut folder =
             tempfile::Builder::new().prefix("wk-").tempdir().context("cannot make a temporary folder")?;
+        if std::env::var_os(KEEP).is_some() {
+            folder.disable_cleanup(true);
+            eprintln!("{} stays", folder.path().display());
+        }
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         account.own(folder.path())?;
         Ok(World { folder, account })

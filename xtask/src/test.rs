@@ -19,6 +19,11 @@ pub(crate) struct TestArgs {
     #[arg(long, value_delimiter = ',', value_name = "MAJOR")]
     pg: Vec<u32>,
 
+    /// Only the long scenarios that are left out otherwise: many rounds with other seeds, outages of minutes. The
+    /// variables WALKEEP_ROUNDS and WALKEEP_SEED choose how many rounds, and the first seed
+    #[arg(long)]
+    soak: bool,
+
     /// Only tests like these: a scenario file, a test, or both: main_job::pg15_file
     filters: Vec<String>,
 }
@@ -41,7 +46,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let nextest = succeeds(&mut cargo(&["nextest", "--version"]));
     let outcome =
         if nextest { by_nextest(args, &excluded, &skips)? } else { by_cargo(args, &excluded, &skips)? };
-    let documented = args.filters.is_empty() && nextest;
+    let documented = args.filters.is_empty() && nextest && !args.soak;
     let examples = if documented {
         cargo::run(&mut cargo(&["test", "--quiet", "--workspace", "--doc"]))
     } else {
@@ -80,6 +85,9 @@ fn by_nextest(args: &TestArgs, excluded: &[&u32], skips: &Path) -> Result<Outcom
     }
     let others = excluded.iter().map(|major| format!(" - test(/pg{major}/)")).collect::<String>();
     let mut command = cargo(&["nextest", "run", "--workspace", "-E", &format!("({chosen}){others}")]);
+    if args.soak {
+        command.args(["--run-ignored", "only", "--no-capture"]);
+    }
     // nextest keeps its reports below the workspace, wherever cargo builds.
     let report = cargo::root().join("target/nextest/default/junit.xml");
     let _ = fs::remove_file(&report);
@@ -122,6 +130,9 @@ fn by_cargo(args: &TestArgs, excluded: &[&u32], skips: &Path) -> Result<Outcome>
             command
         };
         command.args(["--test-threads", "2"]);
+        if args.soak {
+            command.args(["--ignored", "--nocapture"]);
+        }
         for major in excluded {
             command.args(["--skip", &format!("pg{major}")]);
         }

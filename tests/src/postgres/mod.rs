@@ -232,6 +232,18 @@ impl Postgres {
         Ok(())
     }
 
+    /// From now on every commit waits for the standby of that name. Returns when that is so for everybody.
+    pub fn wait_for_commits_of(&self, standby: &str) -> Result<()> {
+        self.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'"))?;
+        self.sql("SELECT pg_reload_conf()")?;
+        wait_for(&format!("{standby} is a synchronous standby"), PATIENCE, || {
+            let state = self.sql("SELECT sync_state FROM pg_stat_replication WHERE sync_state = 'sync'")?;
+            Ok((!state.is_empty()).then_some(()))
+        })?;
+        // Commits look at a flag that the checkpointer sets when it reads the configuration; it does so before this.
+        self.sql("CHECKPOINT").map(drop)
+    }
+
     /// The current write position, as PostgreSQL prints it.
     pub fn lsn(&self) -> Result<String> {
         self.sql("SELECT pg_current_wal_lsn()")
