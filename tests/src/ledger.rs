@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,6 +31,8 @@ pub struct Entry {
     pub client: u32,
     /// Which of its rows; ascending.
     pub number: u64,
+    /// How often the clients had been sent to another server before.
+    pub era: u32,
     /// When the acknowledgement came.
     pub at: Instant,
     /// The commit ends at or before this position; `None` if the server was gone before it could be asked.
@@ -46,12 +47,11 @@ impl fmt::Display for Entry {
 }
 
 /// Where the clients find the server: it may be another one after a failover.
-type Address = Arc<Mutex<Config>>;
+type Address = Arc<Mutex<(Config, u32)>>;
 
 #[derive(Debug, Default)]
 struct Notes {
     acknowledged: Mutex<Vec<Entry>>,
-    attempted: AtomicU64,
 }
 
 impl Notes {
@@ -77,7 +77,7 @@ impl Ledger {
     /// Starts so many clients. What they write depends on the seed, when they write it on the machine.
     pub fn open(server: &Postgres, clients: u32, seed: u64) -> Ledger {
         let (stop, stopped) = watch::channel(false);
-        let (notes, address) = (Arc::<Notes>::default(), Address::new(Mutex::new(config(server))));
+        let (notes, address) = (Arc::<Notes>::default(), Address::new(Mutex::new((config(server), 0))));
         let clients = (0..clients).map(|client| {
             let (notes, address, stopped) = (Arc::clone(&notes), Arc::clone(&address), stopped.clone());
             let random = StdRng::seed_from_u64(seed ^ u64::from(client) << 32);
@@ -90,17 +90,13 @@ impl Ledger {
 
     /// From now on the clients go to another server.
     pub fn go_to(&self, server: &Postgres) {
-        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = config(server);
+        let mut address = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        *address = (config(server), address.1 + 1);
     }
 
     /// How many commits have been acknowledged.
     pub fn count(&self) -> usize {
         self.notes.acknowledged().len()
-    }
-
-    /// The last acknowledged commit.
-    pub fn last(&self) -> Option<Entry> {
-        self.notes.acknowledged().last().copied()
     }
 
     /// Waits until so many more commits have been acknowledged.
@@ -154,26 +150,25 @@ impl Clerk {
 
     async fn write(&mut self) {
         loop {
-            let config = self.address.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let (config, era) = self.address.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Ok((client, connection)) = config.connect(NoTls).await {
                 let driver = tokio::spawn(connection);
                 // It ends with an error when the server is lost; then there is a next one.
-                let _ = self.write_to(&client).await;
+                let _ = self.write_to(&client, era).await;
                 driver.abort();
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    async fn write_to(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+    async fn write_to(&mut self, client: &Client, era: u32) -> Result<(), tokio_postgres::Error> {
         loop {
             self.number += 1;
-            self.notes.attempted.fetch_add(1, SeqCst);
             let (number, length) = (self.number, self.random.random_range(0..3000));
             let row = format!("INSERT INTO ledger VALUES ({}, {number}, repeat('x', {length}))", self.client);
             client.simple_query(&row).await?;
             let at = Instant::now();
-            let entry = Entry { client: self.client, number, at, lsn: None };
+            let entry = Entry { client: self.client, number, era, at, lsn: None };
             self.notes.acknowledged().push(entry);
             let lsn = position(client).await?;
             let mut notes = self.notes.acknowledged();
@@ -213,8 +208,8 @@ impl Audit {
     /// Compares a server with the notes.
     ///
     /// # Errors
-    /// A client's commit is missing although a later one of the same client is there: then the server came back as
-    /// it never was.
+    /// A client's commit is missing although a later one of the same client and era is there: then the server came
+    /// back as it never was.
     pub fn of(server: &Postgres, notes: &[Entry]) -> Result<Audit> {
         let text = server.sql("SELECT client, number FROM ledger")?;
         let mut rows = BTreeSet::new();
@@ -225,8 +220,12 @@ impl Audit {
         let lost: Vec<Entry> =
             notes.iter().filter(|entry| !rows.contains(&(entry.client, entry.number))).copied().collect();
         for entry in &lost {
-            let later = rows.range((entry.client, entry.number)..=(entry.client, u64::MAX)).next();
-            ensure!(later.is_none(), "{entry} is missing, and {later:?} is there: no server was ever so");
+            let same = |other: &&Entry| other.client == entry.client && other.era == entry.era;
+            let there = |other: &&Entry| rows.contains(&(other.client, other.number));
+            let later = notes.iter().filter(same).filter(|other| other.number > entry.number).find(there);
+            if let Some(later) = later {
+                anyhow::bail!("{entry} is missing, and {later} is there: no server was ever so");
+            }
         }
         Ok(Audit { rows: rows.len(), lost })
     }

@@ -23,19 +23,26 @@ pub enum StreamError {
     /// The repository.
     #[error("the repository: {0}")]
     Repository(#[from] repository::Error),
-    /// The slot is not there.
-    #[error("the replication slot \"{0}\" does not exist on the server")]
-    SlotAbsent(SlotName),
-    /// The slot has lost WAL. To stream on would leave a hole that nobody sees.
+    /// The slot is for logical replication.
+    #[error("the replication slot \"{0}\" is for logical replication: it is somebody else's, and was not touched")]
+    SlotForeign(SlotName),
+    /// The slot was made, and keeps nothing all the same.
+    #[error("the replication slot \"{0}\" was made, but the server keeps no WAL for it")]
+    SlotUnusable(SlotName),
+    /// The cluster has gone on without this server.
     #[error(
-        "the replication slot \"{slot}\" has been invalidated: the server has removed WAL that it had to keep{}",
-        .stored_to.map(|lsn| format!(", and the repository ends at {lsn}")).unwrap_or_default()
+        "the server is a primary on timeline {timeline}, at {flushed}, but the cluster has gone on along timeline \
+         {child} since {switch}: what this server writes is another history; nothing of it is stored or acknowledged"
     )]
-    SlotLost {
-        /// The slot.
-        slot: SlotName,
-        /// The end of what the repository has.
-        stored_to: Option<Lsn>,
+    LeftBehind {
+        /// The server's timeline.
+        timeline: TimelineId,
+        /// How far its WAL reaches.
+        flushed: Lsn,
+        /// The timeline that was streamed instead.
+        child: TimelineId,
+        /// Where that one was forked.
+        switch: Lsn,
     },
     /// The server writes other WAL than the repository has under the same names.
     #[error(
@@ -104,8 +111,9 @@ impl StreamError {
     /// Whether only an operator can help. The agent looks again now and then all the same.
     pub fn needs_operator(&self) -> bool {
         match self {
-            Self::SlotAbsent(_)
-            | Self::SlotLost { .. }
+            Self::SlotForeign(_)
+            | Self::SlotUnusable(_)
+            | Self::LeftBehind { .. }
             | Self::Diverged { .. }
             | Self::Ambiguous(_)
             | Self::History { .. }
@@ -125,15 +133,15 @@ impl StreamError {
                 "two servers have written under one name: find out which one is right; nothing was overwritten"
                     .to_owned()
             }
-            Self::SlotAbsent(_) => {
-                "run `walkeep init` to create it; WAL written before that is a gap if the archive has not got it"
+            Self::SlotForeign(_) => "choose another name: `slot` in [stream]".to_owned(),
+            Self::SlotUnusable(_) => {
+                "look at pg_replication_slots and the server's log; max_slot_wal_keep_size may be too small".to_owned()
+            }
+            Self::LeftBehind { .. } => {
+                "stop that server and make it a standby of the new primary (pg_rewind). If it is the one to keep, make \
+                 it a standby and promote it, so that it gets a timeline of its own"
                     .to_owned()
             }
-            Self::SlotLost { slot, .. } => format!(
-                "SELECT pg_drop_replication_slot('{slot}'), run `walkeep init`, then take a new backup: the WAL in \
-                 between is a gap unless archive_command has stored it; max_slot_wal_keep_size sets how much a \
-                 slot may keep"
-            ),
             Self::Diverged { .. } => {
                 "was this server restored, promoted without a new timeline, or copied? Point walkeep to the right \
                  server, or use another `cluster` name for this one"

@@ -1,28 +1,30 @@
 //! The loop around the sessions: connects, plans, follows timelines, waits and comes back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proto::client::{NextTimeline, Replication, SessionOptions, SlotState, Start};
+use proto::client::{NextTimeline, Replication, SessionOptions, Start};
 use proto::config::{ClusterName, SlotName};
 use proto::conninfo::ConnInfo;
 use proto::wal::WalFile;
 use proto::wal::history::TimelineHistory;
 use proto::{Lsn, TimelineId};
-use repository::{Branch, EpochFacts, Repository};
+use repository::{Branch, EpochFacts, Repository, WalListing};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::connect::{Candidate, candidates, refuse_left_behind};
 use super::error::{self, StreamError};
-use super::known::checkpoints;
+use super::known::{checkpoints, stored_beyond};
 use super::mend::mend;
 use super::session::{Ended, Limits, Session};
 use super::sink::Sink;
-use super::start::{Known, Reach, ServerWal};
+use super::slot::{self, Made};
+use super::start::{Known, Reach, ServerWal, StartPlan};
 use super::state::{StreamPhase, StreamState};
 use super::tail::{Flush, Tail, TailStart};
 use crate::archive::KnownSegments;
 use crate::backoff::Backoff;
-use crate::backup::facts::Sql;
 use crate::stop::stopped;
 
 /// After so long without a word from us the server gives the slot to the next agent.
@@ -31,8 +33,12 @@ const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The first look after a shutdown. A session that comes back too soon would be waited for again.
 const AFTER_SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// Between tries to get the slot from another session.
-const SLOT_IN_USE: Duration = Duration::from_secs(2);
+/// The first and the longest wait for a server that does not answer: commits may be waiting for us. PostgreSQL's own
+/// standbys come back every five seconds, too.
+const AWAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// A stream that has lasted so long is a success, and the next wait is a short one.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// Between looks while only an operator can help.
 const WITHOUT_HOPE: Duration = Duration::from_secs(30);
@@ -68,17 +74,26 @@ pub async fn follow(
     known: KnownSegments,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut follower = Follower { repository, options, state, known, reach: Reach::BackToTheKnown };
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    let mut follower = Follower {
+        repository,
+        options,
+        state,
+        known,
+        reach: Reach::BackToTheKnown,
+        distrust_slot: false,
+        server: None,
+        told: BTreeSet::new(),
+    };
+    let mut backoff = Backoff::new(AWAY.0, AWAY.1);
     while !*stop.borrow() {
         follower.state.set_phase(StreamPhase::Connecting);
         let Err(error) = Box::pin(follower.attempt(&mut stop)).await else { break };
-        if follower.state.streaming_for().is_some_and(|time| time > Duration::from_secs(60)) {
+        if follower.state.streaming_for().is_some_and(|time| time > LASTING) {
             backoff.reset();
         }
         let wait = follower.after(&error, &mut backoff);
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = follower.wait(wait) => {}
             () = stopped(&mut stop) => {}
         }
     }
@@ -92,21 +107,49 @@ struct Follower {
     known: KnownSegments,
     /// How far back to ask the server next time.
     reach: Reach,
+    /// The server did not have what the slot promises.
+    distrust_slot: bool,
+    /// The server of the last attempt.
+    server: Option<ConnInfo>,
+    /// Forks that were told: the timeline that was left, and where.
+    told: BTreeSet<(TimelineId, Lsn)>,
+}
+
+/// What to wait for before the next attempt.
+enum Wait {
+    For(Duration),
+    ForTheSlot,
 }
 
 impl Follower {
-    /// Tells of an error, and how long to wait after it.
-    fn after(&mut self, failure: &StreamError, backoff: &mut Backoff) -> Duration {
-        if failure.is_wal_removed() && self.reach == Reach::BackToTheKnown {
-            // It was worth asking. The slot itself promises less.
-            info!("the server no longer has the WAL before the slot's");
-            self.reach = Reach::Slot;
-            return Duration::ZERO;
+    async fn wait(&self, wait: Wait) {
+        match (wait, &self.server) {
+            (Wait::ForTheSlot, Some(server)) => slot::wait_until_free(server, &self.options.slot).await,
+            (Wait::ForTheSlot, None) => tokio::time::sleep(AWAY.0).await,
+            (Wait::For(time), _) => tokio::time::sleep(time).await,
+        }
+    }
+
+    /// Tells of an error, and what to wait for after it.
+    fn after(&mut self, failure: &StreamError, backoff: &mut Backoff) -> Wait {
+        if failure.is_wal_removed() {
+            match self.reach {
+                // It was worth asking. The slot itself promises less.
+                Reach::BackToTheKnown => {
+                    info!("the server no longer has the WAL before the slot's");
+                    self.reach = Reach::Slot;
+                }
+                Reach::Slot => {
+                    self.tell(&format!(
+                        "the server does not have the WAL that the replication slot \"{}\" promises: it is made anew",
+                        self.options.slot
+                    ));
+                    self.distrust_slot = true;
+                }
+            }
+            return Wait::For(AWAY.0);
         }
         self.reach = Reach::BackToTheKnown;
-        let lost = StreamError::SlotLost { slot: self.options.slot.clone(), stored_to: None };
-        // The server does not even have what the slot promises.
-        let failure = if failure.is_wal_removed() { &lost } else { failure };
         let hint = failure.hint();
         let message = match &hint {
             Some(hint) => format!("{failure}; hint: {hint}"),
@@ -115,7 +158,7 @@ impl Follower {
         if matches!(failure, StreamError::ServerShutdown) {
             info!("the server has shut down; everything that it sent is durable");
             self.state.set_phase(StreamPhase::Waiting);
-            return AFTER_SHUTDOWN.max(backoff.next_wait());
+            return Wait::For(AFTER_SHUTDOWN.max(backoff.next_wait()));
         }
         let news = self.state.set_error(&message);
         if failure.is_slot_in_use() {
@@ -124,46 +167,52 @@ impl Follower {
             if news {
                 info!("another session uses the slot: waiting for it");
             }
-            return SLOT_IN_USE;
+            return Wait::ForTheSlot;
         }
         if failure.needs_operator() {
             self.state.set_phase(StreamPhase::Stopped);
             if news {
                 error!(hint, "streaming is stopped: {failure}");
             }
-            return WITHOUT_HOPE;
+            // Of several hosts another one may become the primary at any moment.
+            let several = self.options.postgres.hosts.len() > 1;
+            return Wait::For(if several { AWAY.1 } else { WITHOUT_HOPE });
         }
         self.state.set_phase(StreamPhase::Waiting);
         if news {
             warn!(hint, "streaming is interrupted: {failure}");
         }
-        backoff.next_wait()
+        Wait::For(backoff.next_wait())
+    }
+
+    /// Tells of something that an operator should know, once.
+    fn tell(&self, message: &str) {
+        if self.state.set_error(message) {
+            error!("{message}");
+        }
     }
 
     /// One connection: returns when we were asked to stop.
     async fn attempt(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), StreamError> {
-        let session_options = SessionOptions {
-            application_name: crate::backup::facts::APPLICATION_NAME.to_owned(),
-            wal_sender_timeout: Some(WAL_SENDER_TIMEOUT),
-        };
-        let mut session = Replication::connect(&self.options.postgres, &session_options).await?;
-        let identity = session.identify_system().await?;
-        let branch = self.repository.branch(&self.options.cluster, identity.system_id).await?;
+        let (candidate, branch, mut stored) = self.choose().await?;
+        let Candidate { mut session, info: host, identity } = candidate;
+        self.server = Some(host.clone());
         let segment_size = session.segment_size().await?;
         if segment_size != branch.segment_size() {
             return Err(StreamError::SegmentSize { server: segment_size, branch: branch.segment_size() });
         }
         let history = store_history(&mut session, &branch, identity.timeline).await?;
-        let mut stored = branch.wal_listing().await?;
+        store_ancestors(&mut session, &branch, &stored, &history).await;
         mend(&branch, &mut stored).await?;
-        let restart_lsn = self.slot_position(&mut session, &branch, identity.timeline).await?;
+        let slot = slot::ready(&mut session, &host, &self.options.slot, self.distrust_slot).await?;
+        self.distrust_slot = false;
+        let restart_lsn = slot.restart_lsn;
         let mut server = ServerWal { segment_size, history, flushed: identity.flush_lsn, restart_lsn };
         let plan = server.plan(&stored, self.reach)?;
+        self.tell_of_slot(slot.made, &plan);
+        self.tell_of_forks(&server, &stored);
         if let Some(gap) = &plan.gap {
-            let message = error::gap(gap);
-            if self.state.set_error(&message) {
-                error!("{message}");
-            }
+            self.tell(&error::gap(gap));
         }
         let mut next = Next { timeline: plan.timeline, start: plan.start, known: plan.known };
         loop {
@@ -177,7 +226,8 @@ impl Follower {
             };
             session = following.0;
             let NextTimeline { timeline: new, start: switch } = following.1;
-            self.tell_of_switch(timeline, new, switch, following.2);
+            info!(cluster = %self.options.cluster, timeline = %new, lsn = %switch, "timeline {timeline} has ended");
+            self.tell_of_fork(timeline, new, switch, following.2);
             let history = store_history(&mut session, &branch, new).await?;
             let stored = branch.wal_listing().await?;
             let first = segment_size.segment_at(switch);
@@ -186,6 +236,28 @@ impl Follower {
             let known = server.known(&stored, new, first)?;
             next = Next { timeline: new, start: first.start(segment_size), known };
         }
+    }
+
+    /// Connects to the server that the cluster goes on with, and looks at what the repository has of it.
+    async fn choose(&mut self) -> Result<(Candidate, Branch, WalListing), StreamError> {
+        let session_options = SessionOptions {
+            application_name: crate::backup::facts::APPLICATION_NAME.to_owned(),
+            wal_sender_timeout: Some(WAL_SENDER_TIMEOUT),
+        };
+        let mut refused = None;
+        for candidate in candidates(&self.options.postgres, &session_options).await? {
+            let branch = self.repository.branch(&self.options.cluster, candidate.identity.system_id).await?;
+            let stored = branch.wal_listing().await?;
+            match refuse_left_behind(&branch, &stored, &candidate.identity).await {
+                Ok(()) => return Ok((candidate, branch, stored)),
+                Err(error @ StreamError::LeftBehind { .. }) => {
+                    self.tell(&format!("{}: {error}", candidate.session.host()));
+                    refused.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused.unwrap_or(StreamError::ServerShutdown))
     }
 
     /// Streams one timeline. `None`: we were asked to stop.
@@ -239,45 +311,42 @@ impl Follower {
         }
     }
 
-    fn tell_of_switch(&self, old: TimelineId, new: TimelineId, switch: Lsn, end: Lsn) {
-        if end > switch {
-            let message = format!(
-                "timeline {new} forks from timeline {old} at {switch}, but {old} was received up to {end}: commits in \
-                 between may have been acknowledged and are not on the new timeline; the old branch is kept"
-            );
-            self.state.set_error(&message);
-            error!("{message}");
-        } else {
-            info!(cluster = %self.options.cluster, timeline = %new, lsn = %switch, "timeline {old} has ended");
+    /// Tells that a slot was made, and whether the server still has what it did not keep.
+    fn tell_of_slot(&self, made: Made, plan: &StartPlan) {
+        let slot = &self.options.slot;
+        let was = match made {
+            Made::Already => return,
+            Made::New => "did not exist on this server",
+            Made::Anew => {
+                "had been invalidated by the server (max_slot_wal_keep_size, idle_replication_slot_timeout) or kept \
+                 nothing"
+            }
+        };
+        let from = plan.start;
+        self.tell(&format!(
+            "the replication slot \"{slot}\" {was}: it was made anew, and WAL is asked for from {from} on"
+        ));
+    }
+
+    /// Forks that were passed while nobody was connected.
+    fn tell_of_forks(&mut self, server: &ServerWal, stored: &WalListing) {
+        let history = &server.history;
+        let children = history.entries.iter().skip(1).map(|entry| entry.timeline).chain([history.timeline]);
+        let forks: Vec<_> = history.entries.iter().zip(children).map(|(e, new)| (e.timeline, new, e.switch)).collect();
+        for (old, new, switch) in forks {
+            if let Some(end) = stored_beyond(stored, old, switch, server.segment_size) {
+                self.tell_of_fork(old, new, switch, end);
+            }
         }
     }
 
-    /// Where the slot stands; an error if streaming through it would hide a gap.
-    async fn slot_position(
-        &self,
-        session: &mut Replication,
-        branch: &Branch,
-        timeline: TimelineId,
-    ) -> Result<Lsn, StreamError> {
-        let slot = &self.options.slot;
-        // A lost slot must be found before it is used: up to 17 the server lets us start behind the hole, and
-        // then calls the slot healthy again.
-        match session.read_slot(slot).await? {
-            SlotState::Reserved { restart_lsn, .. } => return Ok(restart_lsn),
-            SlotState::Absent => return Err(StreamError::SlotAbsent(slot.clone())),
-            SlotState::Lost => {}
-            SlotState::Unsupported => {
-                let sql = |error: anyhow::Error| StreamError::Sql(format!("{error:#}"));
-                let found =
-                    Sql::connect(&self.options.postgres).await.map_err(sql)?.slot(slot).await.map_err(sql)?;
-                let found = found.ok_or_else(|| StreamError::SlotAbsent(slot.clone()))?;
-                let restart_lsn = found.restart_lsn.filter(|_| !found.lost).and_then(|lsn| lsn.parse().ok());
-                if let Some(restart_lsn) = restart_lsn {
-                    return Ok(restart_lsn);
-                }
-            }
+    fn tell_of_fork(&mut self, old: TimelineId, new: TimelineId, switch: Lsn, end: Lsn) {
+        if end > switch && self.told.insert((old, switch)) {
+            self.tell(&format!(
+                "timeline {new} forks from timeline {old} at {switch}, but the repository has {old} up to {end}: commits \
+                 in between may have been acknowledged and are not on the new timeline; the old branch is kept"
+            ));
         }
-        Err(StreamError::SlotLost { slot: slot.clone(), stored_to: branch.newest_wal(timeline).await? })
     }
 }
 
@@ -302,4 +371,19 @@ pub(super) async fn store_history(
         TimelineHistory::parse(timeline, &content).map_err(|why| StreamError::History { timeline, why })?;
     branch.put_wal_file(WalFile::History(timeline), content.into()).await?;
     Ok(history)
+}
+
+/// The same for the timelines before it that nobody has stored: several failovers may have passed unseen. A server need
+/// not have them; its own history names them all.
+async fn store_ancestors(
+    session: &mut Replication,
+    branch: &Branch,
+    stored: &WalListing,
+    history: &TimelineHistory,
+) {
+    for entry in history.entries.iter().filter(|entry| !stored.histories.contains_key(&entry.timeline)) {
+        if let Err(error) = store_history(session, branch, entry.timeline).await {
+            info!(timeline = %entry.timeline, "the server has no history of an earlier timeline: {error}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! The digests that the first WAL of a stream must have, read from the repository.
 
 use proto::wal::SegmentSize;
-use proto::{Digest, Lsn};
-use repository::Branch;
+use proto::{Digest, Lsn, TimelineId};
+use repository::{Branch, WalListing};
 
 use super::error::StreamError;
 use super::proof::Checkpoint;
@@ -19,6 +19,21 @@ impl Known {
             None => Some(start(self.whole.last()?.0)? + size.bytes()),
         }
     }
+}
+
+/// Where the newest stored WAL of a timeline ends, if that is beyond `at`.
+pub(super) fn stored_beyond(
+    stored: &WalListing,
+    timeline: TimelineId,
+    at: Lsn,
+    size: SegmentSize,
+) -> Option<Lsn> {
+    let wal = stored.timelines.get(&timeline)?;
+    let whole = wal.segments.keys().filter_map(|name| Some(name.number(size).ok()?.end(size)));
+    let parts = wal.fragments.iter().filter_map(|fragment| {
+        Some(fragment.segment.number(size).ok()?.start(size) + u64::from(fragment.to))
+    });
+    whole.chain(parts).max().filter(|end| *end > at)
 }
 
 /// What is to be compared before anything is stored. A tail is read, a fragment at a time; of whole segments the

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! follow    the loop: connect, plan (start), stream one timeline after the other, wait, come back
+//! connect   which of several servers
+//! slot      where it stands; made anew where it keeps nothing
 //! session   one START_REPLICATION: messages in, reports out, stores in the background
 //! tail      the rules, without I/O: when to flush, merge, store whole, and what is durable
 //!           (its parts: proof, prefix, objects)
@@ -12,6 +14,7 @@
 //! A position is acknowledged for one reason only: every byte before it has been put into the repository by
 //! `sink`, which returns when it is durable there; `prefix` lets no position pass a hole.
 
+mod connect;
 mod error;
 mod follow;
 mod known;
@@ -23,6 +26,7 @@ mod receive;
 mod report;
 mod session;
 mod sink;
+mod slot;
 mod start;
 mod state;
 mod tail;
