@@ -31,9 +31,8 @@ impl Account {
     pub fn current() -> Account {
         static ACCOUNT: OnceLock<Account> = OnceLock::new();
         *ACCOUNT.get_or_init(|| {
-            let uid = rustix::process::getuid().as_raw();
-            let ourselves = Account { uid, gid: rustix::process::getgid().as_raw() };
-            if uid != 0 {
+            let ourselves = Account::ourselves();
+            if ourselves.uid != 0 {
                 return ourselves;
             }
             let known = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -43,6 +42,11 @@ impl Account {
                 .unwrap_or((65_534, 65_534));
             Account { uid, gid }
         })
+    }
+
+    /// The account of this process, whoever that is.
+    pub fn ourselves() -> Account {
+        Account { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() }
     }
 
     /// True if the account is not the one that this process runs under.

@@ -1,4 +1,5 @@
-//! The harness: real PostgreSQL servers, a real S3 server with faults to switch on, and the programs under test.
+//! The harness: real PostgreSQL servers, a real S3 server with faults to switch on, object stores of other makers, and
+//! the programs under test.
 //!
 //! A scenario takes a [`World`] (a folder of its own), starts a [`Postgres`] in it, chooses a [`Repo`], points an
 //! [`Agent`] at both, and tells its story. Everything that a scenario started ends with it. Nothing sleeps for luck:
@@ -19,6 +20,7 @@ pub mod s3;
 pub mod seeds;
 pub mod servers;
 pub mod skip;
+pub mod stores;
 pub mod wait;
 pub mod workload;
 pub mod world;

@@ -7,7 +7,7 @@ use harness::{Agent, Installation, Postgres, Repo, StoreKind, World, workload};
 fn the_main_job(major: u32, store: StoreKind) -> Result<()> {
     let Some(installation) = Installation::or_skip(major) else { return Ok(()) };
     let world = World::new()?;
-    let repo = Repo::of(store, &world)?;
+    let Some(repo) = Repo::or_skip(store, &world)? else { return Ok(()) };
     let server = Postgres::build(&installation, "data").env(repo.environment()).start(&world)?;
     let mut agent = Agent::configure(&world, &server, &repo)?;
     agent.init()?;
@@ -67,10 +67,16 @@ main_job! {
     pg14_s3: 14, S3;
     pg15_file: 15, File;
     pg15_s3: 15, S3;
+    pg15_gcs: 15, Gcs;
+    pg15_moto: 15, Moto;
+    pg15_azurite: 15, Azurite;
+    pg15_rclone: 15, Rclone;
     pg16_file: 16, File;
     pg16_s3: 16, S3;
     pg17_file: 17, File;
     pg17_s3: 17, S3;
     pg18_file: 18, File;
     pg18_s3: 18, S3;
+    pg18_moto: 18, Moto;
+    pg18_azurite: 18, Azurite;
 }

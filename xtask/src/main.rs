@@ -26,7 +26,7 @@ enum Verb {
     Test(test::TestArgs),
     /// Check format, lints, documentation and dependencies
     Lint,
-    /// Fetch the PostgreSQL servers that the tests run on; does nothing for those that are there
+    /// Fetch the PostgreSQL servers and object stores that the tests run on; does nothing for those that are there
     Servers(servers::ServersArgs),
     /// Run a benchmark; without a name: list them
     Bench {

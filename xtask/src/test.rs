@@ -36,6 +36,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     machine::provide_programs();
     // What is missing has been said; its tests will be counted as skipped.
     servers::fetch(&wanted)?;
+    servers::stores::provide();
     cargo::build(&["--all-targets"])?;
 
     let target = cargo::target()?;

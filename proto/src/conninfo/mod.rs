@@ -110,7 +110,7 @@ pub enum ConnInfoError {
     /// A word that libpq does not know either.
     #[error("unknown connection keyword \"{word}\"{}", nearest.map(|n| format!("; did you mean \"{n}\"?")).unwrap_or_default())]
     Unknown {
-        /// As written.
+        /// As written, its first 40 characters.
         word: String,
         /// The known word that is most like it.
         nearest: Option<&'static str>,

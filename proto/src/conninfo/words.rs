@@ -94,13 +94,22 @@ pub(super) fn known(name: &str) -> Result<&'static str, ConnInfoError> {
             Some(why) => Err(ConnInfoError::Unsupported { word: word.name, why }),
         };
     }
+    Err(ConnInfoError::Unknown { word: name.chars().take(LONGEST).collect(), nearest: nearest(name) })
+}
+
+/// Characters of an unknown word that are looked at and repeated. A longer one is like no known word in any case: the
+/// longest has 24, and two thirds must agree.
+const LONGEST: usize = 40;
+
+fn nearest(name: &str) -> Option<&'static str> {
+    if name.len() > LONGEST {
+        return None;
+    }
+    let lower = name.to_lowercase();
     let taken = VOCABULARY.iter().filter(|word| word.refused.is_none());
-    let nearest = taken
-        .map(|word| (strsim::damerau_levenshtein(word.name, &name.to_lowercase()), word.name))
-        .min()
-        .filter(|(distance, _)| *distance <= name.len().div_ceil(3))
-        .map(|(_, nearest)| nearest);
-    Err(ConnInfoError::Unknown { word: name.to_owned(), nearest })
+    let distances = taken.map(|word| (strsim::damerau_levenshtein(word.name, &lower), word.name));
+    let (distance, nearest) = distances.min()?;
+    (distance <= name.len().div_ceil(3)).then_some(nearest)
 }
 
 /// Words and the variables that stand in for them.

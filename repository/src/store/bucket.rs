@@ -13,6 +13,7 @@ use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, Retry
 use proto::config::StorageConfig;
 
 use super::failure::innermost;
+use super::partial::PartialConnector;
 use super::{Inner, Pages, Store, attributes};
 use crate::{Error, Key, Result};
 
@@ -71,7 +72,8 @@ pub(super) fn open(
     let (objects, pages): (Arc<dyn ObjectStore>, Arc<dyn PaginatedListStore>) = match provider {
         Provider::S3 => {
             let builder = s3(bucket, storage, environment)?.with_client_options(client).with_retry(retry);
-            let builder = builder.with_allow_http(storage.allow_http);
+            let builder =
+                builder.with_allow_http(storage.allow_http).with_http_connector(PartialConnector::default());
             let store = Arc::new(builder.build().map_err(failed)?);
             (store.clone(), store)
         }

@@ -57,6 +57,11 @@ fn undecided(what: String, error: &object_store::Error, text: &str) -> Error {
         let why = "the store sent a redirect without an address: `region` or `endpoint` is probably wrong";
         return Error::Refused { what, why: why.into() };
     }
+    if text.contains("non-partial response") {
+        let why = "the store sent a whole object where a part of it was asked for; a repository needs a store that \
+                   reads parts";
+        return Error::Refused { what, why: why.into() };
+    }
     match status(text) {
         // The store understood, and will say the same next time.
         Some(status @ 400..=499) if ![408, 409, 425, 429].contains(&status) => {
@@ -150,6 +155,12 @@ mod tests {
             let error = classify("x", &generic(&format!("non-2xx status code: {status}: ")));
             assert!(matches!(error, Error::Refused { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn a_store_that_reads_no_parts_is_no_outage() {
+        let error = classify("x", &generic("Received non-partial response when range requested"));
+        assert!(matches!(&error, Error::Refused { why, .. } if why.contains("part")), "{error}");
     }
 
     #[test]

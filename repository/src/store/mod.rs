@@ -10,6 +10,7 @@ mod bucket;
 mod failure;
 mod local;
 mod open;
+mod partial;
 mod upload;
 
 use std::ops::Range;

@@ -14,6 +14,8 @@ use s3s::dto::PutObjectInput;
 use s3s::service::S3Service;
 use s3s::{Body, S3Request, S3Result, s3_error};
 
+use super::{Dialect, google};
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The switches of an [`S3Server`](super::S3Server). All are off at first.
@@ -85,20 +87,25 @@ impl Faults {
 }
 
 /// The faults that a store's own rules cause.
-pub(super) struct Rules(pub(super) Arc<Faults>);
+pub(super) struct Rules {
+    pub(super) faults: Arc<Faults>,
+    /// Whether an unsigned request is turned away.
+    pub(super) signed: bool,
+}
 
 #[async_trait::async_trait]
 impl S3Access for Rules {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
         let changes = matches!(*context.method(), Method::PUT | Method::POST | Method::DELETE);
-        if context.credentials().is_none() || (changes && self.0.read_only.load(SeqCst)) {
+        let stranger = self.signed && context.credentials().is_none();
+        if stranger || (changes && self.faults.read_only.load(SeqCst)) {
             return Err(s3_error!(AccessDenied, "Access Denied"));
         }
         Ok(())
     }
 
     async fn put_object(&self, request: &mut S3Request<PutObjectInput>) -> S3Result<()> {
-        if self.0.ignores_conditions.load(SeqCst) {
+        if self.faults.ignores_conditions.load(SeqCst) {
             request.input.if_none_match = None;
             request.input.if_match = None;
         }
@@ -107,9 +114,11 @@ impl S3Access for Rules {
 }
 
 /// The faults of the network between client and store.
+#[derive(Clone)]
 pub(super) struct Faulty {
     pub(super) service: S3Service,
     pub(super) faults: Arc<Faults>,
+    pub(super) dialect: Dialect,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Faulty {
@@ -117,9 +126,8 @@ impl hyper::service::Service<Request<Incoming>> for Faulty {
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let service = self.service.clone();
-        let faults = Arc::clone(&self.faults);
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let Faulty { service, faults, dialect } = self.clone();
         Box::pin(async move {
             let number = faults.requests.fetch_add(1, SeqCst) + 1;
             let pitch = faults.stumbles.load(SeqCst);
@@ -135,7 +143,12 @@ impl hyper::service::Service<Request<Incoming>> for Faulty {
                 return Err("a reset was asked for".into());
             }
             if faults.take(&faults.unavailable) {
-                return Ok(slow_down());
+                return Ok(error(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"));
+            }
+            if dialect == Dialect::Google
+                && let Err((status, code)) = google::admit(request.headers_mut())
+            {
+                return Ok(error(status, code));
             }
             let answer = hyper::service::Service::call(&service, request)
                 .await
@@ -147,10 +160,13 @@ impl hyper::service::Service<Request<Incoming>> for Faulty {
     }
 }
 
-fn slow_down() -> Response<Cut> {
-    let text = "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>";
-    let mut answer = Response::new(Cut { body: Body::from(text.to_owned()), left: u64::MAX });
-    *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+fn error(status: StatusCode, code: &str) -> Response<Cut> {
+    let text = format!(
+        "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{}</Message></Error>",
+        status.canonical_reason().unwrap_or_default()
+    );
+    let mut answer = Response::new(Cut { body: Body::from(text), left: u64::MAX });
+    *answer.status_mut() = status;
     answer
 }
 

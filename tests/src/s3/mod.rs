@@ -2,6 +2,7 @@
 
 mod bucket;
 mod faults;
+pub mod google;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -27,30 +28,41 @@ pub const ACCESS_KEY: &str = "AKIAHARNESS";
 /// The secret that goes with it. A test may look for it where it must not be.
 pub const SECRET_KEY: &str = "harness-secret-never-printed";
 
+/// Whose clients a server lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Those that sign with [`SECRET_KEY`].
+    Amazon,
+    /// Those that show a token of the account in [`google`].
+    Google,
+}
+
 /// In this process, on the threads of the harness's runtime; other processes reach it over TCP.
 #[derive(Debug)]
 pub struct S3Server {
     address: SocketAddr,
     root: PathBuf,
     faults: Arc<Faults>,
+    dialect: Dialect,
     service: S3Service,
     listening: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl S3Server {
     /// Starts a server with one empty bucket.
-    pub fn start(world: &World) -> Result<S3Server> {
+    pub fn start(world: &World, dialect: Dialect) -> Result<S3Server> {
         let root = world.folder("s3")?;
         std::fs::create_dir(root.join(BUCKET))?;
         let faults = Arc::new(Faults::default());
         let mut builder = S3ServiceBuilder::new(Buckets::new(&root)?);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        builder.set_access(Rules(Arc::clone(&faults)));
+        builder.set_access(Rules { faults: Arc::clone(&faults), signed: dialect == Dialect::Amazon });
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut server = S3Server {
             address: any_port,
             root,
             faults,
+            dialect,
             service: builder.build(),
             listening: Mutex::new(None),
         };
@@ -101,7 +113,8 @@ impl S3Server {
         socket.bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let listener = socket.listen(256)?;
         let address = listener.local_addr()?;
-        let task = runtime().spawn(accept(listener, self.service.clone(), Arc::clone(&self.faults)));
+        let (service, faults) = (self.service.clone(), Arc::clone(&self.faults));
+        let task = runtime().spawn(accept(listener, Faulty { service, faults, dialect: self.dialect }));
         *self.listening.lock().expect("no holder of this lock panics") = Some(task);
         Ok(address)
     }
@@ -114,12 +127,12 @@ impl Drop for S3Server {
 }
 
 /// Serves until aborted; the connections end with it.
-async fn accept(listener: TcpListener, service: S3Service, faults: Arc<Faults>) {
+async fn accept(listener: TcpListener, server: Faulty) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
-        let serve = Faulty { service: service.clone(), faults: Arc::clone(&faults) };
+        let serve = server.clone();
         connections.spawn(async move {
             // A connection that ends badly is the client's affair, or a fault that was asked for.
             let _ = hyper::server::conn::http1::Builder::new()

