@@ -19,7 +19,8 @@ use crate::agent::lsn_number;
 use crate::{Postgres, runtime, wait_for};
 
 /// The table; made by [`Ledger::create`].
-const TABLE: &str = "CREATE TABLE ledger (client int, number bigint, filler text, PRIMARY KEY (client, number))";
+const TABLE: &str =
+    "CREATE TABLE ledger (client int, number bigint, filler text, PRIMARY KEY (client, number))";
 
 /// How long an acknowledgement may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);

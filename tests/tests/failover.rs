@@ -133,11 +133,16 @@ fn round(seed: u64) -> Result<()> {
     let audit = Audit::of(&restored, &notes).with_context(told)?;
     drop(restored);
     // What the new primary never had is not there, and nothing else is missing.
-    let unexplained = audit.lost.iter().find(|entry| entry.era > 0 || entry.lsn.is_some_and(|lsn| lsn <= switch));
+    let unexplained =
+        audit.lost.iter().find(|entry| entry.era > 0 || entry.lsn.is_some_and(|lsn| lsn <= switch));
     ensure!(unexplained.is_none(), "{unexplained:?} is lost; the fork is at {switch:X}\n{}", told());
     let ahead = audit.lost.iter().any(|entry| entry.lsn.is_some());
     if round.synchronous && ahead {
-        ensure!(agent.log_text().contains("timeline 2 forks from timeline 1 at"), "it was not told\n{}", told());
+        ensure!(
+            agent.log_text().contains("timeline 2 forks from timeline 1 at"),
+            "it was not told\n{}",
+            told()
+        );
         let branch = restore(&world, &installation, &agent, &repo, "branch", &["--target-timeline", "1"])?;
         let kept = Audit::of(&branch, &notes)?;
         let lost = kept.lost.iter().find(|entry| entry.era == 0);

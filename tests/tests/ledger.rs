@@ -94,7 +94,11 @@ fn round(seed: u64) -> Result<()> {
     if round.way.archives() {
         server.archive_with(&agent.archive_command()?)?;
     }
-    if round.way.streams() { agent.start()? } else { agent.launch()? }
+    if round.way.streams() {
+        agent.start()?
+    } else {
+        agent.launch()?
+    }
     Ledger::create(&server)?;
     agent.backup_full()?;
     if round.way.is_synchronous() {
@@ -109,7 +113,8 @@ fn round(seed: u64) -> Result<()> {
             ledger.wait_for_more(5)?;
         }
         pause(&mut random, 500);
-        let (kill_agent, kill_server) = [(true, false), (false, true), (true, true)][random.random_range(0..3)];
+        let (kill_agent, kill_server) =
+            [(true, false), (false, true), (true, true)][random.random_range(0..3)];
         if kill_agent {
             agent.kill9()?;
         }

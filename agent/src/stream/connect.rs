@@ -103,7 +103,11 @@ fn forks_before(stored: &WalListing, timeline: TimelineId, end: Lsn) -> Vec<(Tim
     forks.filter(|(_, switch)| *switch < end).collect()
 }
 
-async fn was_streamed(branch: &Branch, stored: &WalListing, timeline: TimelineId) -> Result<bool, StreamError> {
+async fn was_streamed(
+    branch: &Branch,
+    stored: &WalListing,
+    timeline: TimelineId,
+) -> Result<bool, StreamError> {
     if stored.timelines.get(&timeline).is_some_and(|wal| !wal.fragments.is_empty()) {
         return Ok(true);
     }
@@ -133,10 +137,7 @@ mod tests {
         stored.histories.insert(timeline(2), vec![history("1\t0/5000000\tno reason\n")]);
         stored.histories.insert(timeline(3), vec![history("1\t0/5000000\tx\n2\t0/7000000\tx\n")]);
         let forks = |tli, end| forks_before(&stored, timeline(tli), Lsn(end));
-        assert_eq!(
-            forks(1, 0x500_0001),
-            [(timeline(2), Lsn(0x500_0000)), (timeline(3), Lsn(0x500_0000))]
-        );
+        assert_eq!(forks(1, 0x500_0001), [(timeline(2), Lsn(0x500_0000)), (timeline(3), Lsn(0x500_0000))]);
         assert_eq!(forks(1, 0x500_0000), [], "a standby that has not followed yet is no writer");
         assert_eq!(forks(2, 0x800_0000), [(timeline(3), Lsn(0x700_0000))]);
         assert_eq!(forks(3, 0x900_0000), []);

@@ -24,7 +24,9 @@ pub enum StreamError {
     #[error("the repository: {0}")]
     Repository(#[from] repository::Error),
     /// The slot is for logical replication.
-    #[error("the replication slot \"{0}\" is for logical replication: it is somebody else's, and was not touched")]
+    #[error(
+        "the replication slot \"{0}\" is for logical replication: it is somebody else's, and was not touched"
+    )]
     SlotForeign(SlotName),
     /// The slot was made, and keeps nothing all the same.
     #[error("the replication slot \"{0}\" was made, but the server keeps no WAL for it")]

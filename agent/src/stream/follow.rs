@@ -332,7 +332,8 @@ impl Follower {
     fn tell_of_forks(&mut self, server: &ServerWal, stored: &WalListing) {
         let history = &server.history;
         let children = history.entries.iter().skip(1).map(|entry| entry.timeline).chain([history.timeline]);
-        let forks: Vec<_> = history.entries.iter().zip(children).map(|(e, new)| (e.timeline, new, e.switch)).collect();
+        let forks: Vec<_> =
+            history.entries.iter().zip(children).map(|(e, new)| (e.timeline, new, e.switch)).collect();
         for (old, new, switch) in forks {
             if let Some(end) = stored_beyond(stored, old, switch, server.segment_size) {
                 self.tell_of_fork(old, new, switch, end);
