@@ -172,12 +172,10 @@ impl Clerk {
             let entry = Entry { client: self.client, number, era, at, lsn: None };
             self.notes.acknowledged().push(entry);
             let lsn = position(client).await?;
-            let mut notes = self.notes.acknowledged();
             let own = |entry: &&mut Entry| entry.client == self.client;
-            if let Some(entry) = notes.iter_mut().rev().find(own) {
+            if let Some(entry) = self.notes.acknowledged().iter_mut().rev().find(own) {
                 entry.lsn = lsn;
             }
-            drop(notes);
             match self.random.random_range(0..200) {
                 0 => drop(client.simple_query("SELECT pg_switch_wal()").await?),
                 1 => drop(client.simple_query("CHECKPOINT").await?),
