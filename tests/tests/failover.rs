@@ -51,7 +51,7 @@ impl Round {
             segment_mib: if random.random_bool(0.7) { 1 } else { 16 },
             synchronous,
             agent_is_away: !synchronous && random.random_bool(0.5),
-            comes_back: seed % 3 == 0,
+            comes_back: seed.is_multiple_of(3),
         }
     }
 }
