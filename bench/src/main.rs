@@ -5,12 +5,18 @@
 
 mod archive_cmd;
 mod full_backup;
+mod picture;
+mod report;
+mod spread;
 mod stage;
 mod turns;
 
-use anyhow::{Result, bail};
+use std::path::Path;
 
-type Bench = (&'static str, &'static str, fn() -> Result<()>);
+use anyhow::{Result, bail, ensure};
+use report::Report;
+
+type Bench = (&'static str, &'static str, fn() -> Result<Report>);
 
 const BENCHES: [Bench; 2] = [
     (
@@ -25,15 +31,25 @@ const BENCHES: [Bench; 2] = [
     ),
 ];
 
+/// Where the pictures are kept.
+const PICTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks");
+
 fn main() -> Result<()> {
-    let name = std::env::args().nth(1).unwrap_or_default();
-    match BENCHES.iter().find(|(known, ..)| *known == name) {
-        Some((.., run)) => run(),
-        None => {
-            for (name, what, _) in BENCHES {
-                println!("{name:<14}{what}");
-            }
-            if name.is_empty() { Ok(()) } else { bail!("there is no benchmark \"{name}\"") }
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let save = words.iter().any(|word| word == "--save");
+    words.retain(|word| word != "--save");
+    if words.is_empty() {
+        println!("NAME [--save]: run a benchmark, and keep a picture of it in docs/benchmarks\n");
+        BENCHES.iter().for_each(|(name, what, _)| println!("{name:<14}{what}"));
+    }
+    for word in &words {
+        let found = BENCHES.iter().find(|(name, ..)| name == word);
+        let Some((name, _, run)) = found else { bail!("there is no benchmark \"{word}\"") };
+        let report = run()?;
+        ensure!(!report.rows.is_empty() || !report.notes.is_empty(), "{name} has measured nothing");
+        if save {
+            report.save(Path::new(PICTURES), name)?;
         }
     }
+    Ok(())
 }

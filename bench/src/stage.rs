@@ -1,7 +1,11 @@
 //! What the benchmarks run on: a scratch server, a repository on the same disk, a running agent.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use harness::{Agent, Installation, Postgres, Repo, World};
+
+use crate::turns::cpu_of_children;
 
 /// The version that is measured: the newest that has all of PostgreSQL's own tools on this machine.
 const MAJORS: [u32; 3] = [15, 17, 18];
@@ -32,5 +36,17 @@ impl Stage {
         agent.init()?.ok()?;
         agent.start()?;
         Ok(Stage { agent, server, world })
+    }
+
+    /// What the figures hold for.
+    pub(crate) fn describe(&self) -> String {
+        let version = self.server.sql("SHOW server_version").unwrap_or_default();
+        format!("PostgreSQL {version}, over its Unix socket; repository on the server's disk")
+    }
+
+    /// Processor time of the server's processes that have ended, and of those that they had waited for.
+    pub(crate) fn server_cpu(&self) -> Result<Duration> {
+        let pid = std::fs::read_to_string(self.server.data().join("postmaster.pid"))?;
+        cpu_of_children(pid.lines().next().unwrap_or_default())
     }
 }
