@@ -24,7 +24,7 @@ pub(crate) fn run() -> Result<Report> {
     stage.server.sql("CHECKPOINT")?;
     let size = stage.server.sql("SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database")?;
     report.setting(format!(
-        "cluster of {size}; {PAIRS} pairs of runs in turns; seconds of the processor include the server's"
+        "cluster of {size}; {PAIRS} pairs of runs in turns, in brackets the quartiles; seconds of the processor include the server's"
     ));
 
     let walkeep = programs::program("walkeep")?;

@@ -1,4 +1,4 @@
-//! A report as a picture: of each row the two medians as bars, the spread as a line across their ends.
+//! A report as a picture: of each row the two medians as bars, the quartiles as a line across their ends.
 
 use std::fmt::Write as _;
 
@@ -44,12 +44,12 @@ fn draw_row(svg: &mut String, y: f64, row: &Row) {
         &format!("text-anchor=\"end\" font-weight=\"600\" fill=\"{colour}\""),
         &ratio,
     );
-    let most = [row.ours, row.theirs].iter().map(|spread| spread.greatest).fold(f64::MIN_POSITIVE, f64::max);
+    let most = [row.ours, row.theirs].iter().map(|spread| spread.upper).fold(f64::MIN_POSITIVE, f64::max);
     let contenders = [("walkeep", row.ours, "#2f6db5"), (row.against.as_str(), row.theirs, "#a9b4bf")];
     for (number, (name, spread, colour)) in contenders.into_iter().enumerate() {
         bar(svg, y + 18.0 + (BAR + 6.0) * number as f64, &spread, most, colour);
         let label = format!("{} {}  {name}", figure(spread.median), row.unit);
-        let at = MARGIN + BARS * spread.greatest / most + 8.0;
+        let at = MARGIN + BARS * spread.upper / most + 8.0;
         text(svg, at, y + 31.0 + (BAR + 6.0) * number as f64, "fill=\"#1b2733\"", &label);
     }
 }
@@ -62,8 +62,8 @@ fn bar(svg: &mut String, y: f64, spread: &Spread, most: f64, colour: &str) {
         "<rect x=\"{MARGIN}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/>\n\
          <line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle:.1}\" y2=\"{middle:.1}\" stroke=\"#1b2733\"/>",
         across(spread.median) - MARGIN,
-        across(spread.least),
-        across(spread.greatest),
+        across(spread.lower),
+        across(spread.upper),
     );
 }
 
