@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::report::{Report, Row};
 use crate::spread::{Spread, figure};
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 24.0;
 const BARS: f64 = 560.0;
 const BAR: f64 = 16.0;
