@@ -176,6 +176,7 @@ impl BackupStream {
         for row in result_set(connection, &mut ready).await? {
             tablespaces.push(tablespace(connection, &row)?);
         }
+        connection.expect_bulk(true);
         Ok(Self {
             session,
             start: BackupStart { lsn, timeline, tablespaces },
@@ -258,6 +259,7 @@ impl BackupStream {
             }
             Message::ReadyForQuery(_) if self.end.is_some() => {
                 self.complete = true;
+                self.session.connection.expect_bulk(false);
                 Ok(())
             }
             Message::CopyOutResponse(_) | Message::RowDescription(_) | Message::CommandComplete(_) => Ok(()),
