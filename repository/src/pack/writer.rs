@@ -5,8 +5,8 @@
 //!  (caller)              (`jobs` threads)       (one thread)       (the store's parts)
 //! ```
 //!
-//! Memory: `2 · jobs + 2` frames are on their way at most, each up to 1 MiB raw and, once compressed, up to 1
-//! MiB more; a zstd context and a buffer of 1 MiB for each of the `jobs`; what an upload holds (32 MiB), of
+//! Memory: `2 · jobs + 2` frames are on their way at most, and one more is being gathered, each up to 1 MiB raw
+//! and, once compressed, up to 1 MiB more; a zstd context for each of the `jobs`; what an upload holds (32 MiB), of
 //! which there is one at a time and, while a pack is being completed, the rest of the one before (24 MiB at
 //! most). A file store writes parts out faster than they are made, so that there about 30 MiB are in use with
 //! two jobs.
@@ -20,7 +20,7 @@ use proto::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::cutter::{Cutter, RawFrame};
+use super::cutter::{Cutter, IdleFrames};
 use super::index::{Frame, MAX_FRAMES, PackIndex};
 use super::{Extent, FRAME_SIZE, PackEntry, PackName, outcome, pack_key, push_extent};
 use crate::backup::BackupLabel;
@@ -70,10 +70,11 @@ impl PackWriter {
         let jobs = jobs.max(1);
         let stored = Arc::new(AtomicU64::new(0));
         let (steps, received) = mpsc::unbounded_channel();
-        let compressors = Arc::new(Compressors::new(branch.sealing().level()));
+        let frames = IdleFrames::default();
+        let compressors = Arc::new(Compressors::new(branch.sealing().level(), frames.clone()));
         let shipper = Shipper::new(branch, label, stored.clone());
         Self {
-            cutter: Cutter::default(),
+            cutter: Cutter::new(frames),
             pack: 0,
             pack_raw: 0,
             raw_bytes: 0,
@@ -133,14 +134,14 @@ impl PackWriter {
     }
 
     /// Hands a frame on to be compressed, as soon as there is room for one more.
-    async fn send(&mut self, frame: RawFrame) -> Result<()> {
+    async fn send(&mut self, frame: Vec<u8>) -> Result<()> {
         let Ok(permit) = self.room.clone().acquire_owned().await else { return Err(broken_before()) };
         let (threads, compressors) = (self.threads.clone(), self.compressors.clone());
         let task = tokio::spawn(async move {
             // Frames wait in the order in which they came, so none is late by more than the number of
             // threads.
             let _thread = threads.acquire().await;
-            outcome(spawn_blocking(move || compressors.compress(&frame)).await)
+            outcome(spawn_blocking(move || compressors.compress(frame)).await)
         });
         self.step(Step::Frame(task, permit)).await
     }
@@ -183,35 +184,36 @@ struct Compressed {
     digest: Digest,
 }
 
-/// zstd contexts and buffers that are not in use, to be used again: a context costs more to set up than a
-/// frame to compress.
+/// zstd contexts that are not in use, to be used again: one costs more to set up than a frame to compress.
 struct Compressors {
     level: i32,
-    idle: Mutex<Vec<(zstd::bulk::Compressor<'static>, BytesMut)>>,
+    idle: Mutex<Vec<zstd::bulk::Compressor<'static>>>,
+    frames: IdleFrames,
 }
 
 impl Compressors {
-    fn new(level: i32) -> Self {
-        Self { level, idle: Mutex::new(Vec::new()) }
+    fn new(level: i32, frames: IdleFrames) -> Self {
+        Self { level, idle: Mutex::new(Vec::new()), frames }
     }
 
-    fn compress(&self, frame: &RawFrame) -> Result<Compressed> {
+    fn compress(&self, frame: Vec<u8>) -> Result<Compressed> {
         let failed = |error: io::Error| Error::invalid("zstd", error);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let (mut compressor, mut scratch) = match idle {
+        let mut compressor = match idle {
             Some(idle) => idle,
             None => {
                 let mut compressor = zstd::bulk::Compressor::new(self.level).map_err(failed)?;
                 // Ours are the digests; this one is for those who open a pack with `zstd` alone.
                 compressor.include_checksum(true).map_err(failed)?;
-                (compressor, BytesMut::new())
+                compressor
             }
         };
-        let raw = frame.as_slice(&mut scratch);
-        let (length, digest) = (raw.len(), Digest::of(raw));
-        let bytes = compressor.compress(raw).map_err(failed)?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((compressor, scratch));
-        Ok(Compressed { bytes, raw: length, digest })
+        let digest = Digest::of(&frame);
+        let bytes = compressor.compress(&frame).map_err(failed)?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(compressor);
+        let raw = frame.len();
+        self.frames.give(frame);
+        Ok(Compressed { bytes, raw, digest })
     }
 }
 
