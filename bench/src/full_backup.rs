@@ -8,7 +8,7 @@ use harness::{programs, workload};
 
 use crate::report::{Goal, Report};
 use crate::stage::Stage;
-use crate::turns::{Comparison, Run, time, time_and_watch};
+use crate::turns::{Comparison, time, time_and_watch};
 
 /// pgbench's scale for a little over 2 GB.
 const SCALE: u32 = 140;
@@ -37,14 +37,14 @@ pub(crate) fn run() -> Result<Report> {
         || {
             let mut command = account.command(&walkeep);
             command.arg("backup").arg("--full").arg("--config").arg(stage.agent.config());
-            with_server(&stage, || time_and_watch(command.stdout(Stdio::null()).stderr(Stdio::null())))
+            stage.with_server_cpu(|| time_and_watch(command.stdout(Stdio::null()).stderr(Stdio::null())))
         },
         || {
             let _ = fs::remove_dir_all(&target);
             let mut command = account.command(&pg_basebackup);
             command.arg("-d").arg(stage.server.conninfo()).arg("-D").arg(&target);
             command.args(["-Ft", "--compress=client-zstd:1", "--checkpoint=fast"]);
-            with_server(&stage, || time(command.stdout(Stdio::null())))
+            stage.with_server_cpu(|| time(command.stdout(Stdio::null())))
         },
     )?;
     let against = "pg_basebackup --compress=client-zstd:1";
@@ -52,11 +52,4 @@ pub(crate) fn run() -> Result<Report> {
     report.row("seconds of the processor", against, "s", comparison.cpu(), Goal::None);
     report.note(format!("memory of walkeep backup: {} MiB (goal < 96)", comparison.our_peak_mib()));
     Ok(report)
-}
-
-/// Adds what the server's processes took.
-fn with_server(stage: &Stage, run: impl FnOnce() -> Result<Run>) -> Result<Run> {
-    let before = stage.server_cpu()?;
-    let run = run()?;
-    Ok(Run { cpu: run.cpu + stage.server_cpu()?.saturating_sub(before), ..run })
 }

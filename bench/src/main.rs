@@ -4,11 +4,17 @@
 //! spread; what counts is the ratio.
 
 mod archive_cmd;
+mod commits;
+mod delay;
+mod fetch;
 mod full_backup;
+mod pgbackrest;
 mod picture;
+mod receiver;
 mod report;
 mod spread;
 mod stage;
+mod throughput;
 mod turns;
 
 use std::path::Path;
@@ -18,10 +24,10 @@ use report::Report;
 
 type Bench = (&'static str, &'static str, fn() -> Result<Report>);
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 8] = [
     (
         "archive-cmd",
-        "a segment that the agent holds, against cat; start-up, against an empty program",
+        "a segment that the agent holds, against cat and cp; start-up, against true",
         archive_cmd::run,
     ),
     (
@@ -29,6 +35,12 @@ const BENCHES: [Bench; 2] = [
         "a full backup of 2 GB, against pg_basebackup --compress=client-zstd:1",
         full_backup::run,
     ),
+    ("commits", "commits per second with a synchronous standby, against pg_receivewal", commits::run),
+    ("delay", "from a commit to its WAL in the repository, on S3", delay::run),
+    ("throughput", "WAL under a bulk COPY, against pg_receivewal", throughput::run),
+    ("memory", "of the agent while it streams, segments of 16 MiB and 1 GiB", throughput::memory),
+    ("fetch", "restore-cmd fetch against cp", fetch::run),
+    ("pgbackrest", "backup, restore and archive_command against Debian's pgBackRest", pgbackrest::run),
 ];
 
 /// Where the pictures are kept.

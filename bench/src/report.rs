@@ -12,6 +12,8 @@ use crate::spread::Spread;
 pub(crate) enum Goal {
     /// The ratio shall be no more than this.
     AtMost(f64),
+    /// The ratio shall be no less than this.
+    AtLeast(f64),
     /// It is told for its own sake.
     None,
 }
@@ -20,6 +22,7 @@ impl Goal {
     fn text(self) -> String {
         match self {
             Goal::AtMost(limit) => format!("goal ≤ {limit}"),
+            Goal::AtLeast(limit) => format!("goal ≥ {limit}"),
             Goal::None => String::new(),
         }
     }
@@ -27,6 +30,7 @@ impl Goal {
     pub(crate) fn is_met_by(self, ratio: f64) -> bool {
         match self {
             Goal::AtMost(limit) => ratio <= limit,
+            Goal::AtLeast(limit) => ratio >= limit,
             Goal::None => true,
         }
     }

@@ -25,6 +25,14 @@ impl Spread {
     pub(crate) fn of_ratios(ours: &[f64], theirs: &[f64]) -> Spread {
         Spread::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
     }
+
+    /// The figure below which the given share of them lies.
+    pub(crate) fn quantile(figures: &[f64], share: f64) -> f64 {
+        let mut figures = figures.to_vec();
+        figures.sort_by(f64::total_cmp);
+        let at = (figures.len() as f64 * share) as usize;
+        figures.get(at.min(figures.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+    }
 }
 
 /// Three digits that count, and no more.

@@ -181,6 +181,15 @@ impl Agent {
         Ok(())
     }
 
+    /// The most memory that the running agent has had, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let process = self.process.as_ref().context("the agent does not run")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()).context("no VmHWM")?;
+        Ok(kib.parse::<u64>()? * 1024)
+    }
+
     /// What the agent and spawned programs have logged.
     pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
