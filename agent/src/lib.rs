@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod backup;
 pub mod cli;
 pub mod commands;
+pub mod finding;
 pub mod server;
 mod stop;
 pub mod stream;

@@ -19,6 +19,9 @@ use crate::{Account, Output, Postgres, Repo, World, wait_for};
 /// How long the agent may take to do what it was asked for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a panic leaves in a log. No scenario passes with one, whatever else it has seen.
+pub(crate) const PANIC: &str = " panicked at ";
+
 /// A configuration file, the environment that goes with it, and perhaps a running `walkeep run`.
 #[derive(Debug)]
 pub struct Agent {
@@ -246,6 +249,12 @@ impl Drop for Agent {
     fn drop(&mut self) {
         if let Err(error) = self.kill9() {
             eprintln!("the agent could not be killed: {error:#}");
+        }
+        let log = self.log_text();
+        if let Some(at) = log.find(PANIC) {
+            let told = &log[log[..at].rfind('\n').map_or(0, |line| line + 1)..];
+            assert!(std::thread::panicking(), "a program of ours panicked:\n{told}");
+            eprintln!("a program of ours panicked:\n{told}");
         }
     }
 }
