@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod backoff;
 pub mod backup;
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod finding;

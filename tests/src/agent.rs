@@ -142,6 +142,15 @@ impl Agent {
         command.spawn().with_context(|| format!("cannot start {name}"))
     }
 
+    /// The most memory that the agent has used so far, in MiB.
+    pub fn peak_memory_mib(&self) -> Result<u64> {
+        let child = self.process.as_ref().context("the agent is not running")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("no number")?;
+        Ok(kib / 1024)
+    }
+
     /// `walkeep init`
     pub fn init(&self) -> Result<Output> {
         self.walkeep(&["init"])?.ok()
@@ -250,13 +259,17 @@ impl Drop for Agent {
         if let Err(error) = self.kill9() {
             eprintln!("the agent could not be killed: {error:#}");
         }
-        let log = self.log_text();
-        if let Some(at) = log.find(PANIC) {
-            let told = &log[log[..at].rfind('\n').map_or(0, |line| line + 1)..];
-            assert!(std::thread::panicking(), "a program of ours panicked:\n{told}");
-            eprintln!("a program of ours panicked:\n{told}");
-        }
+        no_panic(&self.log_text());
     }
+}
+
+/// Asserts that no program has panicked into this log.
+pub(crate) fn no_panic(log: &str) {
+    let Some(at) = log.find(PANIC) else { return };
+    let told = &log[log[..at].rfind('\n').map_or(0, |line| line + 1)..];
+    // A scenario that fails already shall tell its own story, too.
+    assert!(std::thread::panicking(), "a program of ours panicked:\n{told}");
+    eprintln!("a program of ours panicked:\n{told}");
 }
 
 /// The number behind `X/X`.
