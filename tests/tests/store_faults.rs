@@ -79,7 +79,7 @@ fn trouble(fault: Fault, length: Duration, major: u32) -> Result<()> {
     agent.start()?;
     Ledger::create(&server)?;
     agent.backup_full()?;
-    let ledger = Ledger::open(&server, 2, 7);
+    let ledger = Ledger::open(&server, 1, 7);
     ledger.wait_for_more(100)?;
 
     fault.begin(&repo);
@@ -109,6 +109,7 @@ fn trouble(fault: Fault, length: Duration, major: u32) -> Result<()> {
         fault.end(&repo)?;
     }
     // Restored through the stumbling store, where it still gives answers.
+    repo.s3_server().faults().latency(Duration::ZERO);
     let restored = restore(&world, &installation, &agent, &repo)?;
     let audit = Audit::of(&restored, &notes)?;
     println!(
@@ -217,7 +218,7 @@ fn full_disk_pg15() -> Result<()> {
     agent.start()?;
     Ledger::create(&server)?;
     agent.backup_full()?;
-    let ledger = Ledger::open(&server, 2, 7);
+    let ledger = Ledger::open(&server, 1, 7);
     ledger.wait_for_more(50)?;
     let filler = repo.folder().join("filler");
     fill(&filler)?;
