@@ -150,7 +150,8 @@ impl Sql {
         Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).map(PathBuf::from).collect())
     }
 
-    async fn rows(&self, query: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
+    /// Runs a query of ours; fields come as text, `None` for NULL.
+    pub(crate) async fn rows(&self, query: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
         let messages = self.client.simple_query(query).await.map_err(sql_error)?;
         Ok(messages
             .into_iter()

@@ -1,6 +1,7 @@
 //! One file for each verb: its arguments, what it plans, what it prints.
 
 pub mod backup;
+pub mod check;
 pub mod init;
 pub mod list;
 pub mod push;

@@ -1,6 +1,7 @@
 //! The loop around the sessions: connects, plans, follows timelines, waits and comes back.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::client::{NextTimeline, Replication, SessionOptions, Start};
@@ -10,7 +11,7 @@ use proto::wal::WalFile;
 use proto::wal::history::TimelineHistory;
 use proto::{Lsn, TimelineId};
 use repository::{Branch, EpochFacts, Repository, WalListing};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
 use super::connect::{Candidate, candidates, refuse_left_behind};
@@ -58,6 +59,8 @@ pub struct StreamOptions {
     pub synchronous: bool,
     /// How long a shutdown of the server may wait for the repository.
     pub shutdown_grace: Duration,
+    /// Told of each gap that is found.
+    pub gaps: Arc<Notify>,
 }
 
 impl StreamOptions {
@@ -213,6 +216,7 @@ impl Follower {
         self.tell_of_forks(&server, &stored);
         if let Some(gap) = &plan.gap {
             self.tell(&error::gap(gap));
+            self.options.gaps.notify_one();
         }
         let mut next = Next { timeline: plan.timeline, start: plan.start, known: plan.known };
         loop {

@@ -69,6 +69,9 @@ pub struct StreamConfig {
     /// `shutdown_grace`: how long a shutdown of the server may wait for a repository that does not answer.
     /// Default `"1m"`; at most 1 hour.
     pub shutdown_grace: Duration,
+    /// `backup_after_gap`: whether the agent takes a full backup when it finds that WAL is missing for good: no restore
+    /// goes across a gap, and a backup behind it makes what follows restorable. Default `false`.
+    pub backup_after_gap: bool,
 }
 
 impl Default for StreamConfig {
@@ -79,6 +82,7 @@ impl Default for StreamConfig {
             flush_interval: Duration::from_secs(1),
             synchronous: false,
             shutdown_grace: Duration::from_secs(60),
+            backup_after_gap: false,
         }
     }
 }
@@ -107,7 +111,7 @@ pub struct StorageConfig {
     /// `read_timeout`: the longest silence within an answer. Default `"30s"`; more than 0, at most 1 hour.
     pub read_timeout: Duration,
     /// `retry_timeout`: how long one request is tried again before the store counts as unreachable.
-    /// Default `"1m"`; at most 1 day. What must not fail is tried again after that too.
+    /// Default `"30s"`; at most 1 day. What must not fail is tried again after that too.
     pub retry_timeout: Duration,
     /// `concurrency`: requests at a time for bulk work. Default 4; 1 to 64.
     pub concurrency: usize,
@@ -126,7 +130,7 @@ impl Default for StorageConfig {
             ca_file: None,
             connect_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(30),
-            retry_timeout: Duration::from_secs(60),
+            retry_timeout: Duration::from_secs(30),
             concurrency: 4,
         }
     }

@@ -25,6 +25,7 @@ const KEYS: &[&str] = &[
     "stream.flush_interval",
     "stream.synchronous",
     "stream.shutdown_grace",
+    "stream.backup_after_gap",
     "storage.endpoint",
     "storage.region",
     "storage.path_style",
@@ -91,6 +92,7 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
             shutdown_grace: reader
                 .duration("stream.shutdown_grace", Duration::ZERO..=HOUR)?
                 .unwrap_or(stream.shutdown_grace),
+            backup_after_gap: reader.switch("stream.backup_after_gap")?.unwrap_or(stream.backup_after_gap),
         },
         storage: StorageConfig {
             endpoint: reader.endpoint("storage.endpoint", "storage.allow_http")?,
@@ -416,6 +418,7 @@ slot = "other"
 flush_interval = "250ms"
 synchronous = true
 shutdown_grace = "10s"
+backup_after_gap = true
 
 [storage]
 endpoint = "http://127.0.0.1:9000"
@@ -462,7 +465,7 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.repository.as_deref(), Some("s3://bucket/prefix"));
         assert_eq!(read.cluster.as_ref().map(|name| name.as_str()), Some("main"));
         assert_eq!(read.stream.flush_interval, Duration::from_millis(250));
-        assert!(read.stream.synchronous && !read.stream.enabled);
+        assert!(read.stream.synchronous && !read.stream.enabled && read.stream.backup_after_gap);
         assert_eq!(read.storage.tags["team"], "db");
         assert_eq!(read.storage.concurrency, 8);
         assert_eq!(read.compression.level, 3);

@@ -166,6 +166,8 @@ impl Store {
         };
         match self.checked(key, read.await).await {
             // Stores refuse a range that begins after the end in different ways. The length decides.
+            // A bucket that could not be reached is not asked a second time: that would double the wait.
+            Err(error) if error.is_transient() && self.inner.pages.is_some() => Err(error),
             Err(error) if !error.is_absent() => match self.head(key).await {
                 Ok(info) if info.size <= start => Ok(Bytes::new()),
                 _ => Err(error),
