@@ -14,9 +14,9 @@ use anyhow::{Context, Result, bail};
 use proto::wal::padding::stamp_padding;
 use proto::wal::{SegmentName, WalFile};
 use proto::{Lsn, TimelineId};
+use repository::catalogue::Lineage;
 use repository::{Branch, Error, TimelineWal};
 
-use crate::plan::Lineage;
 use crate::program::failure;
 
 /// What came of it.
@@ -160,7 +160,7 @@ impl<'a> Segment<'a> {
                 let history = history.with_context(|| {
                     format!("the history file of timeline {pinned}, which recovery follows, is missing")
                 })?;
-                Ok(Some(Lineage::of(&history)))
+                Ok(Some(Lineage::from_history(&history)))
             }
             _ => Ok(None),
         }
@@ -169,11 +169,8 @@ impl<'a> Segment<'a> {
     async fn role(&self, lineage: Option<&Lineage>) -> Result<Role> {
         let Some(lineage) = lineage else { return Ok(Role::Whole) };
         let (start, end) = self.bounds()?;
-        let fork = match lineage.end_of(self.name.timeline) {
-            Some(Some(fork)) => fork,
-            Some(None) => return Ok(Role::Whole),
-            None => return Ok(Role::None),
-        };
+        let Some(share) = lineage.share_of(self.name.timeline) else { return Ok(Role::None) };
+        let fork = share.to;
         if start >= fork {
             return Ok(Role::None);
         }
@@ -181,8 +178,8 @@ impl<'a> Segment<'a> {
             return Ok(Role::Whole);
         }
         // The child's copy has the parent's bytes as well, and the right ones after the fork.
-        for leg in lineage.legs().iter().filter(|leg| leg.from >= fork && leg.from < end) {
-            let name = SegmentName { timeline: leg.timeline, ..self.name };
+        for part in lineage.parts().iter().filter(|part| part.from >= fork && part.from < end) {
+            let name = SegmentName { timeline: part.timeline, ..self.name };
             let wal = self.branch.folder_listing(name.timeline, name.log).await?;
             if wal.segments.contains_key(&name) || wal.tail_length(name) > 0 {
                 return Ok(Role::None);
@@ -255,9 +252,9 @@ impl<'a> Segment<'a> {
     /// Proves that the end of this segment is the end of WAL.
     async fn nothing_later(&self, wal: &TimelineWal, lineage: Option<&Lineage>, part: &str) -> Result<()> {
         let (_, end) = self.bounds()?;
-        let fork = lineage.and_then(|lineage| lineage.end_of(self.name.timeline).flatten());
+        let share = lineage.and_then(|lineage| lineage.share_of(self.name.timeline));
         // On the own timeline, unless it is left before.
-        if fork.is_none_or(|fork| end < fork) {
+        if share.is_none_or(|share| end < share.to) {
             let here = wal.segments.keys().chain(wal.fragments.iter().map(|fragment| &fragment.segment));
             if let Some(later) = here.filter(|name| **name > self.name).min() {
                 return Err(self.hole(part, &later.to_string()));
@@ -267,7 +264,7 @@ impl<'a> Segment<'a> {
             }
         }
         let Some(lineage) = lineage else { return Ok(()) };
-        for leg in lineage.legs().iter().filter(|leg| leg.timeline > self.name.timeline) {
+        for leg in lineage.parts().iter().filter(|part| part.timeline > self.name.timeline) {
             if let Some(newest) = self.branch.newest_wal(leg.timeline).await?.filter(|&lsn| lsn > end) {
                 return Err(self.hole(part, &format!("timeline {} up to {newest}", leg.timeline)));
             }

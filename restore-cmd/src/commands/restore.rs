@@ -10,10 +10,11 @@ use proto::config::Config;
 use proto::{Lsn, SystemId};
 use repository::Branch;
 use repository::backup::BackupLabel;
+use repository::catalogue::Inventory;
 use restore::execute::{Existing, Outcome, check, execute};
 use restore::plan::{
     Archive, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TargetName, TargetTime, TimeError,
-    TimelineChoice, check_time, gather, plan,
+    TimelineChoice, check_time, choose, plan,
 };
 use restore::program::{GlobalArgs, Progress, config_file, failure, load};
 
@@ -168,9 +169,12 @@ async fn restore(
     existing: Existing,
 ) -> Result<()> {
     let branch = super::open_branch(config, args.system_id).await?;
-    let gathered = gather(&branch).await?;
-    let choice = gathered.choose(options)?;
-    let wal_end_time = gathered.wal_end_time(&branch, &choice).await?;
+    let inventory = Inventory::load(&branch).await?;
+    for backup in &inventory.unreadable {
+        tracing::warn!("backup {} cannot be used: {}", backup.label, backup.error);
+    }
+    let choice = choose(&inventory, options)?;
+    let wal_end_time = inventory.time_before(&branch, choice.lineage.timeline(), choice.wal_end).await?;
     check_time(&choice, options, wal_end_time)?;
     let backup = branch.backup(&choice.backup.label).await?;
     let manifest = branch.read_manifest(&backup).await?;

@@ -1,14 +1,14 @@
 //! Deciding what a restore does, and proving beforehand that it can be done.
 //!
-//! Pure: [`gather`] alone asks the repository. A dry run is the [`Plan`], printed.
+//! Pure: what the repository holds is its [`Inventory`](repository::catalogue::Inventory). A dry run is the [`Plan`],
+//! printed.
 
 mod choose;
-mod gather;
+mod follow;
 mod options;
 mod settings;
 mod tablespaces;
 mod target;
-mod wal;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,16 +18,15 @@ use jiff::Timestamp;
 use proto::config::ClusterName;
 use proto::{Lsn, SystemId, TimelineId};
 use repository::backup::{BackupKind, BackupLabel};
+use repository::catalogue::Lineage;
 use repository::manifest::{EXTERNAL_PREFIX, Entry, Manifest};
 use serde::Serialize;
 
-pub use choose::{Choice, Holdings, Refusal, check_time, choose};
-pub use gather::{Gathered, gather};
+pub use choose::{Choice, Refusal, check_time, choose};
 pub use options::{Archive, Options, TargetAction, TimelineChoice};
 pub use settings::{FetchCommand, Signal, pins_timeline, settings};
 pub use tablespaces::{TablespaceMove, place, tablespace_map};
 pub use target::{RecoveryTarget, TargetName, TargetNameError, TargetTime, TimeError};
-pub use wal::{Leg, Lineage, WalMap};
 
 use crate::execute::conf::Setting;
 use options::lossy;
@@ -218,7 +217,7 @@ impl fmt::Display for Plan {
         line("consistent", format!("from {}, {}", self.consistent_lsn, utc(self.consistent_time)))?;
         let understood = self.target_understood.as_ref().map(|how| format!(" ({how})")).unwrap_or_default();
         line("target", format!("{}{understood}", self.target))?;
-        let way: Vec<String> = self.lineage.legs().iter().map(|leg| leg.timeline.to_string()).collect();
+        let way: Vec<String> = self.lineage.parts().iter().map(|part| part.timeline.to_string()).collect();
         line("timeline", way.join(" → "))?;
         let time = self.wal_to_time.map(|time| format!(", {}", utc(time))).unwrap_or_default();
         line("WAL", format!("from {} to {}{time}, no hole", self.wal_from, self.wal_to))?;
