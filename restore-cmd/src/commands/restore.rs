@@ -11,10 +11,10 @@ use proto::{Lsn, SystemId};
 use repository::Branch;
 use repository::backup::BackupLabel;
 use repository::catalogue::Inventory;
-use restore::execute::{Existing, Outcome, check, execute};
+use restore::execute::{Existing, Outcome, check, execute, survey};
 use restore::plan::{
     Archive, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TargetName, TargetTime, TimeError,
-    TimelineChoice, check_time, choose, plan,
+    TimelineChoice, check_room, check_time, choose, plan,
 };
 use restore::program::{GlobalArgs, Progress, config_file, failure, load};
 
@@ -68,7 +68,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER")]
     system_id: Option<SystemId>,
 
-    /// Print the plan and change nothing
+    /// Restore even where the file systems do not seem to have room enough, as where they compress
+    #[arg(long)]
+    no_space_check: bool,
+
+    /// Print the plan, say whether it can be carried out, and change nothing
     #[arg(long)]
     dry_run: bool,
 
@@ -179,11 +183,18 @@ async fn restore(
     let backup = branch.backup(&choice.backup.label).await?;
     let manifest = branch.read_manifest(&backup).await?;
     let fetch = fetch_command(global, config, &branch)?;
-    let plan = plan(&choice, wal_end_time, &manifest, options, &fetch)?;
+    let mut plan = plan(&choice, wal_end_time, &manifest, options, &fetch)?;
+    plan.places = survey(&plan.places, existing)?;
     if args.dry_run {
-        return print(args, &plan, None);
+        print(args, &plan, None)?;
     }
     check(&plan.pgdata, existing, &plan.tablespaces)?;
+    if !args.no_space_check {
+        check_room(&plan.places)?;
+    }
+    if args.dry_run {
+        return Ok(());
+    }
     if !args.json {
         print!("{plan}");
     }

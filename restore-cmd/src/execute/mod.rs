@@ -8,6 +8,7 @@ mod external;
 mod files;
 mod finish;
 mod pages;
+mod survey;
 
 use std::ops::Range;
 use std::path::Path;
@@ -25,6 +26,7 @@ pub use directory::{Existing, check};
 pub use files::Damage;
 use files::{Files, Want};
 use finish::Finish;
+pub use survey::survey;
 
 use crate::plan::{Plan, is_external};
 use crate::program::{Progress, failure};

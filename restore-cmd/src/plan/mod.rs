@@ -6,6 +6,7 @@
 mod choose;
 mod follow;
 mod options;
+mod room;
 mod settings;
 mod tablespaces;
 mod target;
@@ -24,6 +25,7 @@ use serde::Serialize;
 
 pub use choose::{Choice, Refusal, check_time, choose};
 pub use options::{Archive, Options, TargetAction, TimelineChoice};
+pub use room::{Place, check_room};
 pub use settings::{FetchCommand, Signal, pins_timeline, settings};
 pub use tablespaces::{TablespaceMove, place, tablespace_map};
 pub use target::{RecoveryTarget, TargetName, TargetNameError, TargetTime, TimeError};
@@ -78,6 +80,8 @@ pub struct Plan {
     pub read_bytes: u64,
     /// Tablespaces.
     pub tablespaces: Vec<TablespaceMove>,
+    /// The places that it fills, and what they take.
+    pub places: Vec<Place>,
     /// What becomes of the server.
     pub signal: Signal,
     /// What goes into `postgresql.auto.conf`; `synchronous_standby_names` is added if the backup set it.
@@ -140,6 +144,7 @@ pub fn plan(
         size_bytes,
         packs: packs.into_iter().filter(|&used| used).count(),
         read_bytes,
+        places: room::places(manifest, &tablespaces, &options.pgdata),
         tablespaces,
         signal: if options.standby { Signal::Standby } else { Signal::Recovery },
         settings: settings(choice, options, fetch),
@@ -230,6 +235,16 @@ impl fmt::Display for Plan {
                 false => format!(", now at {}", space.to.display()),
             };
             line("tablespace", format!("{} {}{moved}", space.oid, space.from.display()))?;
+        }
+        for place in &self.places {
+            let (path, needed) = (place.path.display(), HumanBytes(place.needed_bytes));
+            let free =
+                place.free_bytes.map(|free| format!(", {} free", HumanBytes(free))).unwrap_or_default();
+            line("room", format!("{path}: {needed} needed{free}"))?;
+            if place.removed_files > 0 {
+                let (files, bytes) = (place.removed_files, HumanBytes(place.removed_bytes));
+                line("removed", format!("{files} files, {bytes}, that are in {path} now"))?;
+            }
         }
         line("start with", self.signal.file_name().to_owned())?;
         for setting in &self.settings {
