@@ -48,6 +48,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "OLD=NEW")]
     tablespace: Vec<TablespaceArg>,
 
+    /// Keep what is right of this cluster's data directory in DIR, fetch the rest, remove what is foreign; also goes on with
+    /// a restore that was cut off
+    #[arg(long, conflicts_with = "force")]
+    delta: bool,
+
     /// Remove the data directory that is in DIR first; nothing else is ever removed
     #[arg(long)]
     force: bool,
@@ -155,24 +160,23 @@ impl FromStr for TablespaceArg {
 pub(crate) fn run(global: &GlobalArgs, args: &Args) -> Result<()> {
     let config = load(global)?;
     let options = options(args)?;
-    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     if !args.dry_run {
         check_user()?;
-        // Before anything is asked of the repository. Tablespaces are looked at with the plan.
+        // Before anything is asked of the repository. Tablespaces are looked at with the plan, and whose files these are.
+        let existing = if args.force || args.delta { Existing::Replace } else { Existing::Refuse };
         check(&options.pgdata, existing, &[])?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(restore(global, args, &config, &options, existing))
+    runtime.block_on(restore(global, args, &config, &options))
 }
 
-async fn restore(
-    global: &GlobalArgs,
-    args: &Args,
-    config: &Config,
-    options: &Options,
-    existing: Existing,
-) -> Result<()> {
+async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Options) -> Result<()> {
     let branch = super::open_branch(config, args.system_id).await?;
+    let existing = match (args.force, args.delta) {
+        (true, _) => Existing::Replace,
+        (_, true) => Existing::Delta(branch.system_id()),
+        _ => Existing::Refuse,
+    };
     let inventory = Inventory::load(&branch).await?;
     for backup in &inventory.unreadable {
         tracing::warn!("backup {} cannot be used: {}", backup.label, backup.error);
@@ -311,6 +315,10 @@ fn print(args: &Args, plan: &Plan, outcome: Option<&Outcome>) -> Result<()> {
         outcome.copied_in.as_secs_f64(),
         outcome.restored_in.as_secs_f64()
     );
+    if outcome.kept_bytes > 0 {
+        let (kept, read) = (HumanBytes(outcome.kept_bytes), HumanBytes(outcome.read_bytes));
+        println!("kept         {kept} that were there already; {read} were read");
+    }
     println!("next         start the server: pg_ctl -D {} start", plan.pgdata.display());
     Ok(())
 }

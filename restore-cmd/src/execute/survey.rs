@@ -28,8 +28,12 @@ fn look(place: &Place, existing: Existing) -> io::Result<Place> {
     let mut found = place.clone();
     found.file_system = meta.dev();
     found.free_bytes = Some(room.f_bavail.saturating_mul(room.f_frsize));
-    if existing == Existing::Replace && directory == place.path {
+    if existing != Existing::Refuse && directory == place.path {
         count(&place.path, &meta, &mut found)?;
+        if matches!(existing, Existing::Delta(_)) {
+            // What of it goes is known only when it is compared.
+            found.removed_files = 0;
+        }
     }
     Ok(found)
 }

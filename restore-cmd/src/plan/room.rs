@@ -29,7 +29,7 @@ pub struct Place {
     pub free_bytes: Option<u64>,
     /// Files that are there now and will be removed first.
     pub removed_files: u64,
-    /// Their bytes on the same file system, which become free.
+    /// Bytes that what is there now takes on the same file system: they become free, or are used again.
     pub removed_bytes: u64,
     /// Tells file systems from each other.
     #[serde(skip)]
@@ -93,7 +93,7 @@ pub fn check_room(places: &[Place]) -> Result<(), Refusal> {
             let names: Vec<_> = places.iter().map(|place| place.path.display().to_string()).collect();
             let after = match removed {
                 0 => String::new(),
-                removed => format!(", and {} more once what is there is removed", HumanBytes(removed)),
+                removed => format!(", besides {} that what is there takes", HumanBytes(removed)),
             };
             return refuse(
                 format!(
