@@ -17,6 +17,7 @@ use restore::plan::{
     TimelineChoice, check_room, check_time, choose, plan,
 };
 use restore::program::{GlobalArgs, Progress, config_file, failure, load};
+use restore::reach::last_record;
 
 /// Restore a backup into a data directory, ready to recover to a target
 #[derive(clap::Args, Debug)]
@@ -181,9 +182,10 @@ async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Op
     for backup in &inventory.unreadable {
         tracing::warn!("backup {} cannot be used: {}", backup.label, backup.error);
     }
-    let choice = choose(&inventory, options)?;
+    let mut choice = choose(&inventory, options)?;
     let wal_end_time = inventory.time_before(&branch, choice.lineage.timeline(), choice.wal_end).await?;
     check_time(&choice, options, wal_end_time)?;
+    choice.last_record = last_record(&branch, &inventory, &choice, options).await?;
     let backup = branch.backup(&choice.backup.label).await?;
     let manifest = branch.read_manifest(&backup).await?;
     let fetch = fetch_command(global, config, &branch)?;

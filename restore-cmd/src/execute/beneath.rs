@@ -186,7 +186,7 @@ impl Beneath {
 
 /// Makes zeros of a range of a file, without taking room for them where the file system can.
 fn zero(file: &File, range: Range<u64>) -> io::Result<()> {
-    const PIECE: [u8; 64 << 10] = [0; 64 << 10];
+    static PIECE: [u8; 64 << 10] = [0; 64 << 10];
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match rustix::fs::fallocate(file, flags, range.start, range.end - range.start) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {

@@ -41,14 +41,16 @@ pub(super) fn sweep(pgdata: &Path, spaces: &[TablespaceMove], manifest: &Manifes
     for entry in manifest.entries.iter().filter(|entry| !is_external(entry)) {
         let path = entry.path().as_bytes();
         match entry {
-            Entry::Directory { .. } => drop(known.folders.insert(path)),
-            Entry::File { .. } => drop(known.files.insert(path)),
-        }
+            Entry::Directory { .. } => known.folders.insert(path),
+            Entry::File { .. } => known.files.insert(path),
+        };
         let parents = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
         known.folders.extend(parents);
     }
     // In the data directory these are links, made at the end.
-    outside.iter().for_each(|(link, _)| drop(known.folders.remove(link.as_bytes())));
+    for (link, _) in &outside {
+        known.folders.remove(link.as_bytes());
+    }
     let mut removed = known.sweep(pgdata, b"")?;
     for (prefix, folder) in &outside {
         removed += known.sweep(folder, prefix.as_bytes())?;

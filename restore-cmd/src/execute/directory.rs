@@ -147,6 +147,8 @@ fn check_cluster(pgdata: &Path, wanted: SystemId) -> Result<()> {
 /// A directory that is ours until the end. Dropping it lets the lock go.
 pub(super) struct Target {
     pub(super) beneath: Beneath,
+    /// Whether what it holds may stay.
+    pub(super) keeps: bool,
     /// The open directory bears the lock.
     _lock: OwnedFd,
 }
@@ -185,7 +187,7 @@ pub(super) fn prepare(
         empty(&space.to, |name| !keeps && is_version_folder(name))?;
         spaces.insert(space.oid, opened);
     }
-    Ok(Target { beneath: Beneath::new(root, spaces), _lock: lock })
+    Ok(Target { beneath: Beneath::new(root, spaces), keeps, _lock: lock })
 }
 
 fn make(directory: &Path) -> Result<OwnedFd> {

@@ -233,9 +233,12 @@ impl Files {
             None => {
                 let write = || {
                     let open = beneath.reopen(&file.path)?;
+                    if adopted {
+                        return open.write_all_at(piece, offset);
+                    }
                     // A file that was just made is zeros, without room taken for them.
-                    let runs = if adopted { vec![0..piece.len()] } else { runs_of_content(piece) };
-                    runs.into_iter()
+                    runs_of_content(piece)
+                        .into_iter()
                         .try_for_each(|run| open.write_all_at(&piece[run.clone()], offset + run.start as u64))
                 };
                 write().with_context(|| format!("cannot write the file {}", file.path))?;

@@ -81,7 +81,7 @@ pub async fn execute(
 ) -> Result<Outcome> {
     let begun = Instant::now();
     let target = directory::prepare(&plan.pgdata, existing, &plan.tablespaces, plan.system_identifier)?;
-    let restored = run(branch, manifest, plan, target, existing, jobs, progress, begun).await;
+    let restored = run(branch, manifest, plan, target, jobs, progress, begun).await;
     restored.map_err(|error| unfinished(error, &plan.pgdata))
 }
 
@@ -98,12 +98,11 @@ async fn run(
     manifest: Manifest,
     plan: &Plan,
     target: directory::Target,
-    existing: Existing,
     jobs: usize,
     progress: &Progress,
     begun: Instant,
 ) -> Result<Outcome> {
-    let keeps = matches!(existing, Existing::Delta(_));
+    let keeps = target.keeps;
     let target = Arc::new(target);
     let (files, wants) = Files::of(&manifest)?;
     let files = Arc::new(files);

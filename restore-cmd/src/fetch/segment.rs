@@ -16,7 +16,7 @@ use super::{Following, Found};
 use crate::program::failure;
 
 /// Zeros are written in pieces of this size: a hole in the file could make a later write fail for want of room.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 pub(super) struct Segment<'a> {
     branch: &'a Branch,

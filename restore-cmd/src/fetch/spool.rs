@@ -34,7 +34,7 @@ pub struct Spool {
 
 /// The right to fill a spool; the only one.
 #[derive(Debug)]
-pub struct Filling {
+pub(super) struct Filling {
     _lock: File,
 }
 

@@ -22,6 +22,8 @@ pub struct Choice {
     /// Up to where WAL is surely needed: the target where it is a position, the backup's end for an immediate one,
     /// otherwise all that there is.
     pub wal_needed: Lsn,
+    /// For a time after which no transaction has ended: where the last record begins. Recovery ends there.
+    pub last_record: Option<Lsn>,
 }
 
 /// Why a restore cannot be planned. Each is a sentence and a hint.
@@ -59,7 +61,7 @@ pub fn choose(inventory: &Inventory, options: &Options) -> Result<Choice, Refusa
         RecoveryTarget::Immediate => backup.stop_lsn,
         _ => wal_end,
     };
-    Ok(Choice { backup: backup.clone(), lineage, wal_end, wal_needed })
+    Ok(Choice { backup: backup.clone(), lineage, wal_end, wal_needed, last_record: None })
 }
 
 /// How far WAL goes without a hole from where the backup begins.

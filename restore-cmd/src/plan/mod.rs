@@ -179,7 +179,11 @@ fn notices(choice: &Choice, wal_end_time: Option<Timestamp>, options: &Options) 
                 .to_owned(),
         );
     }
-    if matches!(options.target, RecoveryTarget::Time(_)) && wal_end_time.is_none() {
+    if let Some(record) = choice.last_record {
+        notices.push(format!(
+            "no transaction ended after the target: recovery ends with the last record that there is now, at {record}"
+        ));
+    } else if matches!(options.target, RecoveryTarget::Time(_)) && wal_end_time.is_none() {
         notices.push(
             "the repository does not know how far in time its WAL goes: if it ends before the target, the server \
              says so and stops"
