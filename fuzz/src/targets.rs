@@ -15,6 +15,7 @@ use proto::incremental::IncrementalHeader;
 use proto::page::{BLOCK_SIZE, check, checksum, is_relation_file};
 use proto::socket::{HEADER, Request, Response};
 use proto::wal::check::{check_segment_start, check_whole_by_page};
+use proto::wal::ends::TransactionEnds;
 use proto::wal::padding::{padded_tail, stamp_padding};
 use proto::wal::page::{LongHeader, PAGE_SIZE, PageHeader};
 use proto::wal::{SegmentName, TimelineHistory, WalError, WalFile};
@@ -201,7 +202,9 @@ pub fn socket(data: &[u8]) {
 /// WAL pages as the first, and as the last two of a segment.
 pub fn wal_segment(data: &[u8]) {
     const NAME: SegmentName = SegmentName { timeline: TimelineId::FIRST, log: 0, seg: 3 };
-    let _ = PageHeader::parse(data);
+    if let Ok(header) = PageHeader::parse(data) {
+        let _ = TransactionEnds::default().read(&data[..data.len().min(PAGE_SIZE)], header.address);
+    }
     let _ = LongHeader::parse(data);
     let _ = check_segment_start(data, NAME, None);
     let mut pages = data.to_vec();

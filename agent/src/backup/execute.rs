@@ -30,7 +30,7 @@ use super::external::{self, ExternalFile};
 use super::facts::Sql;
 use super::plan::{Plan, WalPlan};
 use super::tar::{Member, MemberKind};
-use super::wal::{self, HeldWal};
+use super::wal::{Coming, HeldWal, Source};
 
 /// Between two signs of life. Others take a backup for dead after several times this.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -83,8 +83,22 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
         "the server has moved to timeline {} since this backup was planned: take it again",
         start.timeline
     );
+    let mut wal = Coming::begin(
+        Source {
+            plan: plan.wal,
+            held,
+            info: plan.info.clone(),
+            branch: branch.clone(),
+            timeline: start.timeline,
+            from: start.lsn,
+        },
+        progress.clone(),
+    );
     progress.step("");
-    let mut received = receive(plan, label, stream, start, progress).await?;
+    let mut received = tokio::select! {
+        received = receive(plan, label, stream, start, progress) => received?,
+        error = wal.failed() => return Err(error),
+    };
     // A new session: the first has been silent for as long as the backup took.
     let sql = Sql::connect(&plan.info).await?;
     let finished_at = sql.clock().await?;
@@ -138,8 +152,7 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
         controls: controls(&control),
     };
     record_damage(plan, &mut head, collected.suspects, received.checksum_failures, &sql).await;
-    let range = (received.start.lsn, received.stop_lsn);
-    wal::bring(plan.wal, held, branch, received.start.timeline, range, progress).await?;
+    wal.until(received.stop_lsn).await?;
     // The commit: packs, the server's manifest and the WAL are durable by now.
     let manifest = Manifest { head, packs, entries: collected.entries };
     branch.put_manifest(&manifest).await.context("cannot store the manifest")?;

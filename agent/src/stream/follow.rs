@@ -306,7 +306,6 @@ impl Follower {
             segment_size: server.segment_size,
             shutdown_grace: self.options.shutdown_grace,
             report_floor: server.restart_lsn,
-            until: None,
         };
         let session = Session::new(wal, tail, sink, limits, self.state.clone(), self.known.clone());
         match Box::pin(session.run(stop)).await? {

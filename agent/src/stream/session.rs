@@ -32,15 +32,13 @@ pub(crate) struct Limits {
     pub(crate) shutdown_grace: Duration,
     /// Nothing below is reported.
     pub(crate) report_floor: Lsn,
-    /// Stop once everything before it is durable.
-    pub(crate) until: Option<Lsn>,
 }
 
 /// Why a session ended well.
 pub(crate) enum Ended {
     /// The timeline is complete; everything of it is durable.
     Timeline { session: Replication, next: NextTimeline, end: Lsn },
-    /// The server goes on with nothing: we were asked to stop, or have what was wanted.
+    /// We were asked to stop.
     Stopped,
 }
 
@@ -140,10 +138,6 @@ impl Session {
             self.dispatch();
             self.publish();
             self.report().await?;
-            if mode == Mode::Streaming && self.limits.until.is_some_and(|until| self.tail.durable() >= until)
-            {
-                return Ok(Mode::Leaving(Instant::now()));
-            }
             match mode {
                 Mode::TimelineEnded if self.tail.is_idle() => return Ok(mode),
                 Mode::Leaving(until) if self.tail.is_idle() || Instant::now() >= until => {

@@ -50,9 +50,10 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// When the server sent the byte before `end`, as the object that holds it tells. Clear headers are good
-    /// enough for what is only shown.
-    async fn time_before(
+    /// When the server sent the byte before `end`, as the object that holds it tells; `None` where nobody wrote it
+    /// down, as with segments that came from `archive_command` alone. Clear headers are good enough for what is only
+    /// shown.
+    pub async fn time_before(
         &self,
         branch: &Branch,
         timeline: TimelineId,

@@ -138,9 +138,19 @@ impl Branch {
     pub async fn read_segment_to(
         &self,
         name: SegmentName,
-        mut writer: impl Write + Send + 'static,
+        writer: impl Write + Send + 'static,
     ) -> Result<u64> {
         let digest = self.require_segment(name).await?;
+        self.read_segment_content_to(name, digest, writer).await
+    }
+
+    /// [`Branch::read_segment_to`] for whoever has looked up the digest already.
+    pub async fn read_segment_content_to(
+        &self,
+        name: SegmentName,
+        digest: Digest,
+        mut writer: impl Write + Send + 'static,
+    ) -> Result<u64> {
         let object = segment_key(name, digest);
         let expected = self.expected(Kind::Segment, &object, self.segment_size().bytes());
         let input = SyncRead::new(self.store().get_stream(&expected.key, 0).await?);
