@@ -1,6 +1,7 @@
 //! The loop around the sessions: connects, plans, follows timelines, waits and comes back.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::client::{NextTimeline, Replication, SessionOptions, Start};
@@ -17,6 +18,7 @@ use super::connect::{Candidate, candidates, refuse_left_behind};
 use super::error::{self, StreamError};
 use super::known::{checkpoints, stored_beyond};
 use super::mend::mend;
+use super::servers::Servers;
 use super::session::{Ended, Limits, Session};
 use super::sink::Sink;
 use super::slot::{self, Made};
@@ -46,7 +48,9 @@ const WITHOUT_HOPE: Duration = Duration::from_secs(30);
 /// How the agent streams.
 #[derive(Clone)]
 pub struct StreamOptions {
-    /// The server.
+    /// The way to the servers.
+    pub servers: Arc<dyn Servers>,
+    /// The server, or several of which one is the primary.
     pub postgres: ConnInfo,
     /// The cluster's name in the repository.
     pub cluster: ClusterName,
@@ -93,8 +97,9 @@ pub async fn follow(
         }
         let wait = follower.after(&error, &mut backoff);
         tokio::select! {
-            () = follower.wait(wait) => {}
+            biased;
             () = stopped(&mut stop) => {}
+            () = follower.wait(wait) => {}
         }
     }
     follower.state.set_phase(StreamPhase::Stopped);
@@ -124,8 +129,12 @@ enum Wait {
 impl Follower {
     async fn wait(&self, wait: Wait) {
         match (wait, &self.server) {
-            (Wait::ForTheSlot, Some(server)) => slot::wait_until_free(server, &self.options.slot).await,
-            (Wait::ForTheSlot, None) => tokio::time::sleep(AWAY.0).await,
+            (Wait::ForTheSlot, server) => {
+                if let Some(server) = server {
+                    self.options.servers.slot_is_free(server, &self.options.slot).await;
+                }
+                tokio::time::sleep(AWAY.0).await;
+            }
             (Wait::For(time), _) => tokio::time::sleep(time).await,
         }
     }
@@ -194,7 +203,9 @@ impl Follower {
 
     /// One connection: returns when we were asked to stop.
     async fn attempt(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), StreamError> {
-        let (candidate, branch, mut stored) = self.choose().await?;
+        let servers = self.options.servers.clone();
+        let servers = servers.as_ref();
+        let (candidate, branch, mut stored) = self.choose(servers).await?;
         let Candidate { mut session, info: host, identity } = candidate;
         self.server = Some(host.clone());
         let segment_size = session.segment_size().await?;
@@ -204,7 +215,7 @@ impl Follower {
         let history = store_history(&mut session, &branch, identity.timeline).await?;
         store_ancestors(&mut session, &branch, &stored, &history).await;
         mend(&branch, &mut stored).await?;
-        let slot = slot::ready(&mut session, &host, &self.options.slot, self.distrust_slot).await?;
+        let slot = slot::ready(servers, &mut session, &host, &self.options.slot, self.distrust_slot).await?;
         self.distrust_slot = false;
         let restart_lsn = slot.restart_lsn;
         let mut server = ServerWal { segment_size, history, flushed: identity.flush_lsn, restart_lsn };
@@ -239,13 +250,16 @@ impl Follower {
     }
 
     /// Connects to the server that the cluster goes on with, and looks at what the repository has of it.
-    async fn choose(&mut self) -> Result<(Candidate, Branch, WalListing), StreamError> {
+    async fn choose(
+        &mut self,
+        servers: &dyn Servers,
+    ) -> Result<(Candidate, Branch, WalListing), StreamError> {
         let session_options = SessionOptions {
             application_name: crate::backup::facts::APPLICATION_NAME.to_owned(),
             wal_sender_timeout: Some(WAL_SENDER_TIMEOUT),
         };
         let mut refused = None;
-        for candidate in candidates(&self.options.postgres, &session_options).await? {
+        for candidate in candidates(servers, &self.options.postgres, &session_options).await? {
             let branch = self.repository.branch(&self.options.cluster, candidate.identity.system_id).await?;
             let stored = branch.wal_listing().await?;
             match refuse_left_behind(&branch, &stored, &candidate.identity).await {

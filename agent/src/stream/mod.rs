@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! follow    the loop: connect, plan (start), stream one timeline after the other, wait, come back
+//! servers   the way to them; a simulation brings its own
 //! connect   which of several servers
 //! slot      where it stands; made anew where it keeps nothing
 //! session   one START_REPLICATION: messages in, reports out, stores in the background
@@ -24,6 +25,7 @@ mod prefix;
 mod proof;
 mod receive;
 mod report;
+mod servers;
 mod session;
 mod sink;
 mod slot;
@@ -34,4 +36,5 @@ mod tail;
 pub use error::StreamError;
 pub use follow::{StreamOptions, follow};
 pub use receive::receive_until;
+pub use servers::{PostgreSql, Servers};
 pub use state::{LastError, StreamPhase, StreamState, StreamStatus};
