@@ -8,7 +8,7 @@ use super::error::StreamError;
 use super::proof::Checkpoint;
 use super::sink;
 use super::start::{Known, KnownTail};
-use super::tail::checkpoint_positions;
+use super::window::checkpoint_positions;
 
 impl Known {
     /// Where it ends.
@@ -63,6 +63,10 @@ async fn tail_digests(
     let mut positions = checkpoint_positions(size, tail.length).peekable();
     let (mut hasher, mut at, mut digests) = (blake3::Hasher::new(), 0u32, Vec::new());
     for fragment in &tail.fragments {
+        // A fork may lie before the end of what was stored.
+        if positions.peek().is_none() {
+            break;
+        }
         let content = sink::read(branch, fragment).await?;
         // The fragments overlap where they were merged; what was digested already is skipped.
         let mut rest = content.get((at - fragment.from) as usize..).unwrap_or_default();

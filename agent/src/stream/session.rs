@@ -10,11 +10,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
+use super::action::Action;
 use super::error::StreamError;
 use super::report::Reporter;
 use super::sink::{Sink, Stored};
 use super::state::StreamState;
-use super::tail::{Action, Tail, Tick};
+use super::tail::{Tail, Tick};
 use crate::archive::KnownSegments;
 use crate::stop::stopped;
 

@@ -7,7 +7,7 @@
 //!                                  earlier, so that there is something to compare
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use proto::wal::history::TimelineHistory;
@@ -143,23 +143,29 @@ impl ServerWal {
         Ok(known)
     }
 
-    /// The end of the newest WAL of this lineage that begins before `segment`.
+    /// The end of the newest WAL of this lineage in segments before `segment`, under whichever timeline's name it is
+    /// stored: a fork within a segment leaves the parent's part of it under the parent's name.
     fn newest_before(&self, stored: &WalListing, segment: SegmentNo) -> Option<Lsn> {
         let size = self.segment_size;
-        let here = |name: SegmentName| {
-            let number = name.number(size).ok().filter(|number| *number < segment)?;
-            (self.name(number) == name).then_some(number)
-        };
-        let timelines = stored.timelines.values();
-        timelines
-            .flat_map(|wal| {
-                let whole = wal.segments.keys().filter_map(|name| Some(here(*name)?.end(size)));
-                let parts = wal.fragments.iter().filter_map(|fragment| {
-                    Some(here(fragment.segment)?.start(size) + u64::from(fragment.to))
-                });
-                whole.chain(parts).max()
-            })
-            .max()
+        let mut end = Lsn(u64::MAX);
+        let own = [(self.history.timeline, end)].into_iter();
+        let ancestors = self.history.entries.iter().rev().map(|entry| (entry.timeline, entry.switch));
+        let newest = own.chain(ancestors).filter_map(|(timeline, switch)| {
+            end = end.min(switch);
+            let wal = stored.timelines.get(&timeline)?;
+            let start = |name: SegmentName| {
+                let number = name.number(size).ok().filter(|number| *number < segment)?;
+                Some(number.start(size))
+            };
+            let whole = wal.segments.keys().filter_map(|name| Some(start(*name)? + size.bytes()));
+            let tails: BTreeSet<_> = wal.fragments.iter().map(|fragment| fragment.segment).collect();
+            let tails = tails.into_iter().filter_map(|name| {
+                let length = wal.tail_length(name);
+                Some(start(name)? + u64::from(length)).filter(|_| length > 0)
+            });
+            Some(whole.chain(tails).max()?.min(end))
+        });
+        newest.max()
     }
 }
 
@@ -314,6 +320,23 @@ mod tests {
         let child = SegmentName { timeline: timeline(2), ..name(5) };
         let plan = server.plan(&stored(&[name(3), name(4), child]), Reach::BackToTheKnown).unwrap();
         assert_eq!((plan.timeline, plan.start), (timeline(2), Lsn(5 * SIZE)));
+    }
+
+    /// Found by the simulation: the new primary was seen only when it had left the segment of the fork.
+    #[test]
+    fn the_rest_of_the_segment_of_a_fork_is_fetched_from_the_new_primary() {
+        let switch = Lsn(5 * SIZE + 4096);
+        let mut server = server(7 * SIZE + 100, 8 * SIZE);
+        server.history = TimelineHistory {
+            timeline: timeline(2),
+            entries: vec![HistoryEntry { timeline: timeline(1), switch, reason: Vec::new() }],
+        };
+        let mut listing = stored(&[name(3), name(4)]);
+        add_fragment(&mut listing, name(5), 1, 0..9000);
+        let plan = server.plan(&listing, Reach::BackToTheKnown).unwrap();
+        assert_eq!((plan.timeline, plan.start, plan.gap), (timeline(2), Lsn(5 * SIZE), None));
+        let plan = server.plan(&listing, Reach::Slot).unwrap();
+        assert_eq!((plan.start, plan.gap), (Lsn(7 * SIZE), Some(switch..Lsn(7 * SIZE))));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::gate::{Gate, Gated};
 use crate::store::{Network, View};
 use crate::walsender::serve;
 
-pub const CLUSTER: &str = "main";
+pub(crate) const CLUSTER: &str = "main";
 
 /// The version that is spoken.
 const VERSION: ServerVersion = ServerVersion(150_018);
@@ -107,7 +107,7 @@ impl Servers for Way {
 }
 
 /// A branch as one process sees it, once the store answers.
-pub async fn open(network: Arc<Network>, gate: Gate) -> Repository {
+pub(crate) async fn open(network: Arc<Network>, gate: Gate) -> Repository {
     let store = Store::over(Arc::new(View { network, gate }), "simulated");
     loop {
         match Repository::open(store.clone(), Sealing::plain(1), Unsealing::none()).await {
@@ -118,7 +118,7 @@ pub async fn open(network: Arc<Network>, gate: Gate) -> Repository {
 }
 
 /// The branch, once the store answers.
-pub async fn branch(repository: &Repository) -> Branch {
+pub(crate) async fn branch(repository: &Repository) -> Branch {
     loop {
         match repository.branch(&CLUSTER.parse().expect("a name"), proto::SystemId(SYSTEM)).await {
             Ok(branch) => return branch,
@@ -128,17 +128,24 @@ pub async fn branch(repository: &Repository) -> Branch {
 }
 
 #[derive(Default)]
-pub struct Agent {
-    pub gate: Gate,
+pub(crate) struct Agent {
+    pub(crate) gate: Gate,
+    pub(crate) state: StreamState,
     process: Option<(JoinHandle<()>, watch::Sender<bool>)>,
 }
 
 impl Agent {
-    pub fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         self.process.is_some()
     }
 
-    pub fn start(&mut self, cluster: &Cluster, network: &Arc<Network>, postgres: &ConnInfo, synchronous: bool) {
+    pub(crate) fn start(
+        &mut self,
+        cluster: &Cluster,
+        network: &Arc<Network>,
+        postgres: &ConnInfo,
+        synchronous: bool,
+    ) {
         if self.runs() {
             return;
         }
@@ -154,17 +161,17 @@ impl Agent {
             synchronous,
             shutdown_grace: Duration::from_secs(30),
         };
-        let (network, gate) = (network.clone(), self.gate.clone());
+        self.state = StreamState::default();
+        let (network, gate, state) = (network.clone(), self.gate.clone(), self.state.clone());
         let process = async move {
             let repository = open(network, gate).await;
-            let (state, known) = (StreamState::default(), KnownSegments::default());
-            follow(repository, options, state, known, stopped).await;
+            follow(repository, options, state, KnownSegments::default(), stopped).await;
         };
         self.process = Some((tokio::spawn(process), stop));
     }
 
     /// SIGKILL.
-    pub async fn kill(&mut self) -> Result<(), String> {
+    pub(crate) async fn kill(&mut self) -> Result<(), String> {
         let Some((process, _)) = self.process.take() else { return Ok(()) };
         process.abort();
         match process.await {
@@ -174,7 +181,7 @@ impl Agent {
     }
 
     /// SIGTERM.
-    pub async fn stop(&mut self) -> Result<(), String> {
+    pub(crate) async fn stop(&mut self) -> Result<(), String> {
         let Some((process, stop)) = self.process.take() else { return Ok(()) };
         self.gate.open();
         stop.send_replace(true);

@@ -10,11 +10,11 @@ use tokio::sync::watch;
 use crate::reader::Reader;
 use crate::wal::{Written, size};
 
-pub const SYSTEM: u64 = 7_000_000_000_000_000_007;
-pub const SLOT: &str = "walkeep";
+pub(crate) const SYSTEM: u64 = 7_000_000_000_000_000_007;
+pub(crate) const SLOT: &str = "walkeep";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Up {
+pub(crate) enum Up {
     Running,
     /// A fast shutdown: waits for those who stream.
     Stopping,
@@ -22,50 +22,50 @@ pub enum Up {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Slot {
-    pub restart: Lsn,
-    pub active: Option<u64>,
+pub(crate) struct Slot {
+    pub(crate) restart: Lsn,
+    pub(crate) active: Option<u64>,
 }
 
 #[derive(Debug)]
-pub struct Host {
-    pub up: Up,
-    pub primary: bool,
+pub(crate) struct Host {
+    pub(crate) up: Up,
+    pub(crate) primary: bool,
     /// Counts starts: sessions of an earlier one are dead.
-    pub boot: u64,
+    pub(crate) boot: u64,
     /// Which of the cluster's writings it goes on with.
-    pub writing: usize,
-    pub history: Vec<HistoryEntry>,
+    pub(crate) writing: usize,
+    pub(crate) history: Vec<HistoryEntry>,
     /// The oldest WAL that it has.
-    pub floor: Lsn,
+    pub(crate) floor: Lsn,
     /// Where the last checkpoint's replay begins.
-    pub redo: Lsn,
-    pub slot: Option<Slot>,
+    pub(crate) redo: Lsn,
+    pub(crate) slot: Option<Slot>,
     /// The slot as it was at the last checkpoint: what a crash leaves of it.
-    pub saved: Option<Slot>,
+    pub(crate) saved: Option<Slot>,
 }
 
 /// WAL up to a position was acknowledged.
 #[derive(Clone, Copy, Debug)]
-pub struct Promise {
-    pub writing: usize,
-    pub from: Lsn,
-    pub to: Lsn,
+pub(crate) struct Promise {
+    pub(crate) writing: usize,
+    pub(crate) from: Lsn,
+    pub(crate) to: Lsn,
 }
 
 #[derive(Debug)]
-pub struct State {
-    pub hosts: Vec<Host>,
-    pub writings: Vec<Written>,
+pub(crate) struct State {
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) writings: Vec<Written>,
     /// What was acknowledged; one entry for each writing and beginning.
-    pub promises: Vec<Promise>,
+    pub(crate) promises: Vec<Promise>,
     /// What must never be, and was.
-    pub wrong: Vec<String>,
+    pub(crate) wrong: Vec<String>,
     sessions: u64,
 }
 
 #[derive(Clone)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     state: Arc<Mutex<State>>,
     changed: watch::Sender<u64>,
     reader: Arc<Mutex<Reader>>,
@@ -73,7 +73,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// A primary and its standby; the slot was made at `start`.
-    pub fn new(start: Lsn, reader: Reader) -> Self {
+    pub(crate) fn new(start: Lsn, reader: Reader) -> Self {
         let host = |primary| Host {
             up: Up::Running,
             primary,
@@ -100,19 +100,19 @@ impl Cluster {
     }
 
     /// To read.
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("one thread")
     }
 
     /// Changes something, and tells those who wait.
-    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.state());
         self.changed.send_modify(|count| *count += 1);
         result
     }
 
     /// Lets the reader look at what is there at this very moment.
-    pub fn check(&self, how: impl FnOnce(&mut Reader, &State) -> Result<(), String>) {
+    pub(crate) fn check(&self, how: impl FnOnce(&mut Reader, &State) -> Result<(), String>) {
         let mut state = self.state();
         if let Err(why) = how(&mut self.reader.lock().expect("one thread"), &state) {
             state.wrong.push(why);
@@ -120,26 +120,26 @@ impl Cluster {
     }
 
     /// What is there, by names.
-    pub fn inventory(&self) -> Inventory {
+    pub(crate) fn inventory(&self) -> Inventory {
         self.reader.lock().expect("one thread").inventory().expect("readable")
     }
 
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 }
 
 impl State {
-    pub fn written(&self, host: usize) -> &Written {
+    pub(crate) fn written(&self, host: usize) -> &Written {
         &self.writings[self.hosts[host].writing]
     }
 
-    pub fn session(&mut self) -> u64 {
+    pub(crate) fn session(&mut self) -> u64 {
         self.sessions += 1;
         self.sessions
     }
 
-    pub fn promise(&mut self, promise: Promise) {
+    pub(crate) fn promise(&mut self, promise: Promise) {
         let known = self.promises.iter_mut().find(|known| {
             known.writing == promise.writing && known.from <= promise.from && promise.from <= known.to
         });
@@ -149,14 +149,14 @@ impl State {
         }
     }
 
-    pub fn crash(&mut self, host: usize) {
+    pub(crate) fn crash(&mut self, host: usize) {
         let host = &mut self.hosts[host];
         host.up = Up::Down;
         host.boot += 1;
         host.slot = host.saved.clone();
     }
 
-    pub fn start(&mut self, host: usize) {
+    pub(crate) fn start(&mut self, host: usize) {
         if self.hosts[host].up == Up::Down {
             self.hosts[host].up = Up::Running;
             self.hosts[host].boot += 1;
@@ -164,7 +164,7 @@ impl State {
     }
 
     /// The slot is written to disk, and WAL that nobody needs is removed. Answers with the oldest WAL that stays.
-    pub fn checkpoint(&mut self, host: usize, keep: u64) -> Lsn {
+    pub(crate) fn checkpoint(&mut self, host: usize, keep: u64) -> Lsn {
         let end = self.written(host).end;
         let host = &mut self.hosts[host];
         host.redo = end;
@@ -176,7 +176,7 @@ impl State {
     }
 
     /// A standby that has got to `at` becomes a primary.
-    pub fn promote(&mut self, host: usize, of: usize, timeline: TimelineId, at: Lsn) {
+    pub(crate) fn promote(&mut self, host: usize, of: usize, timeline: TimelineId, at: Lsn) {
         let (parent, mut history) = (self.written(of).clone(), self.hosts[of].history.clone());
         if timeline != parent.timeline {
             let reason = b"simulated".to_vec();

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 #[derive(Clone, Debug, Default)]
-pub struct Gate(Arc<Mutex<State>>);
+pub(crate) struct Gate(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -17,17 +17,17 @@ struct State {
 }
 
 impl Gate {
-    pub fn shut(&self) {
+    pub(crate) fn shut(&self) {
         self.0.lock().expect("one thread").shut = true;
     }
 
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         let mut state = self.0.lock().expect("one thread");
         state.shut = false;
         state.waiting.drain(..).for_each(Waker::wake);
     }
 
-    pub fn is_shut(&self) -> bool {
+    pub(crate) fn is_shut(&self) -> bool {
         self.0.lock().expect("one thread").shut
     }
 
@@ -41,15 +41,15 @@ impl Gate {
     }
 
     /// Waits until it is open.
-    pub async fn pass(&self) {
+    pub(crate) async fn pass(&self) {
         poll_fn(|context| self.poll(context)).await;
     }
 }
 
 /// A connection of a process that may be frozen.
-pub struct Gated {
-    pub gate: Gate,
-    pub io: DuplexStream,
+pub(crate) struct Gated {
+    pub(crate) gate: Gate,
+    pub(crate) io: DuplexStream,
 }
 
 impl AsyncRead for Gated {

@@ -14,8 +14,8 @@ mod cluster;
 mod gate;
 mod reader;
 mod store;
-mod walsender;
 mod wal;
+mod walsender;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,7 +38,8 @@ fn number(variable: &str) -> Option<u64> {
 /// Plays so many schedules, or as many as the environment wants, on all processors, until one fails.
 fn play(schedules: u64) {
     let (first, schedules) = (number(SEED).unwrap_or(0), number(ROUNDS).unwrap_or(schedules));
-    let postgres = ConnInfo::resolve("host=one,two port=5432,5433 user=walkeep dbname=postgres sslmode=disable");
+    let postgres =
+        ConnInfo::resolve("host=one,two port=5432,5433 user=walkeep dbname=postgres sslmode=disable");
     let postgres = postgres.expect("a connection string");
     let (next, failed) = (AtomicU64::new(first), Mutex::new(None));
     let begun = Instant::now();
@@ -94,7 +95,8 @@ fn soak() {
 /// A failure would be worth little if it could not be looked at again.
 #[test]
 fn a_schedule_tells_the_same_story_again() {
-    let postgres = ConnInfo::resolve("host=one,two port=5432,5433 user=walkeep dbname=postgres sslmode=disable");
+    let postgres =
+        ConnInfo::resolve("host=one,two port=5432,5433 user=walkeep dbname=postgres sslmode=disable");
     let postgres = postgres.expect("a connection string");
     for seed in 0..20 {
         assert_eq!(world::play(seed, &postgres), world::play(seed, &postgres));

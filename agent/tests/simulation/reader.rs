@@ -15,7 +15,7 @@ use crate::wal::{Written, size};
 type Result<T = ()> = std::result::Result<T, String>;
 
 /// Reads without a network between: what it does not find is not there.
-pub struct Reader {
+pub(crate) struct Reader {
     branch: Branch,
     /// What was readable before.
     seen: BTreeMap<TimelineId, Coverage>,
@@ -24,17 +24,17 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn new(branch: Branch) -> Self {
+    pub(crate) fn new(branch: Branch) -> Self {
         Self { branch, seen: BTreeMap::new(), right: BTreeSet::new() }
     }
 
-    pub fn inventory(&self) -> Result<Inventory> {
+    pub(crate) fn inventory(&self) -> Result<Inventory> {
         let listing = self.branch.wal_listing().now_or_never().expect("memory answers at once");
         Ok(Inventory::new(Vec::new(), listing.map_err(|error| format!("the listing: {error}"))?, size()))
     }
 
     /// By names alone: what was acknowledged is there, and what was readable still is.
-    pub fn glance(&mut self, state: &State) -> Result {
+    pub(crate) fn glance(&mut self, state: &State) -> Result {
         let inventory = self.inventory()?;
         if has_strangers(state) {
             // Names do not tell whose bytes they are.
@@ -44,7 +44,9 @@ impl Reader {
             let timeline = state.writings[promise.writing].timeline;
             let lineage = inventory.lineage(timeline);
             if let Err(missing) = inventory.wal_complete(&lineage, promise.from, promise.to) {
-                return Err(format!("acknowledged and not there: {missing} on timeline {timeline}, of {promise:?}"));
+                return Err(format!(
+                    "acknowledged and not there: {missing} on timeline {timeline}, of {promise:?}"
+                ));
             }
         }
         for (timeline, wal) in &inventory.wal.timelines {
@@ -62,7 +64,7 @@ impl Reader {
     }
 
     /// By content: what is there is what servers wrote, and what was acknowledged can be read.
-    pub fn look(&mut self, state: &State) -> Result {
+    pub(crate) fn look(&mut self, state: &State) -> Result {
         self.glance(state)?;
         let inventory = self.inventory()?;
         for (timeline, wal) in &inventory.wal.timelines {
@@ -124,7 +126,11 @@ impl Reader {
             let number = fragment.segment.number(size()).map_err(|error| error.to_string())?;
             let start = number.start(size()) + u64::from(fragment.from);
             let branch = &self.branch;
-            wrote(fragment.key().to_string(), &mut || now(branch.read_fragment(fragment), fragment.key()), start)?;
+            wrote(
+                fragment.key().to_string(),
+                &mut || now(branch.read_fragment(fragment), fragment.key()),
+                start,
+            )?;
             tails.insert(fragment.segment);
         }
         for name in tails {
@@ -193,7 +199,10 @@ impl Reader {
             // The segment of a fork holds the parent's bytes up to there, whatever follows.
             if wal.segments.contains_key(&name) && part.to < segment.end(size()) {
                 let content = now(self.branch.read_segment(name), name)?;
-                let same = |to: &u64| content[..*to as usize] == writing.bytes(segment.start(size()), segment.start(size()) + *to);
+                let same = |to: &u64| {
+                    content[..*to as usize]
+                        == writing.bytes(segment.start(size()), segment.start(size()) + *to)
+                };
                 let to = part.to.bytes_since(segment.start(size()));
                 if same(&to) {
                     there.push(segment.start(size())..part.to);
@@ -220,16 +229,13 @@ impl Reader {
 }
 
 /// Whether two servers have written the same timeline.
-pub fn has_strangers(state: &State) -> bool {
+pub(crate) fn has_strangers(state: &State) -> bool {
     let timelines: BTreeSet<TimelineId> = state.writings.iter().map(|writing| writing.timeline).collect();
     timelines.len() < state.writings.len()
 }
 
 /// What memory answers at once.
-fn now<T>(
-    read: impl Future<Output = repository::Result<T>>,
-    what: impl std::fmt::Display,
-) -> Result<T> {
+fn now<T>(read: impl Future<Output = repository::Result<T>>, what: impl std::fmt::Display) -> Result<T> {
     let read = read.now_or_never().expect("memory answers at once");
     read.map_err(|error| format!("{what}: {error}"))
 }

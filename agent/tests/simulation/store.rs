@@ -26,37 +26,38 @@ use crate::gate::Gate;
 
 /// How the store behaves at the moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Weather {
+pub(crate) struct Weather {
     /// Milliseconds that a way takes at most.
-    pub slow: u64,
+    pub(crate) slow: u64,
     /// How many of a hundred requests do not arrive.
-    pub fails: u32,
+    pub(crate) fails: u32,
     /// How many of a hundred answers get lost.
-    pub loses: u32,
+    pub(crate) loses: u32,
     /// How many of a hundred writes arrive once more, later.
-    pub repeats: u32,
+    pub(crate) repeats: u32,
     /// Nothing arrives.
-    pub outage: bool,
+    pub(crate) outage: bool,
     /// Nobody may delete: a bucket under lock.
-    pub locked: bool,
+    pub(crate) locked: bool,
 }
 
-pub const CALM: Weather = Weather { slow: 5, fails: 0, loses: 0, repeats: 0, outage: false, locked: false };
+pub(crate) const CALM: Weather =
+    Weather { slow: 5, fails: 0, loses: 0, repeats: 0, outage: false, locked: false };
 
 #[derive(Debug)]
-pub struct Network {
+pub(crate) struct Network {
     objects: Arc<InMemory>,
     weather: Mutex<Weather>,
     random: Mutex<StdRng>,
 }
 
 impl Network {
-    pub fn new(objects: Arc<InMemory>, seed: u64) -> Arc<Self> {
+    pub(crate) fn new(objects: Arc<InMemory>, seed: u64) -> Arc<Self> {
         let random = Mutex::new(StdRng::seed_from_u64(seed));
         Arc::new(Self { objects, weather: Mutex::new(CALM), random })
     }
 
-    pub fn set(&self, weather: Weather) {
+    pub(crate) fn set(&self, weather: Weather) {
         *self.weather.lock().expect("one thread") = weather;
     }
 
@@ -91,9 +92,9 @@ fn silence() -> Error {
 
 /// The store as one process sees it.
 #[derive(Debug)]
-pub struct View {
-    pub network: Arc<Network>,
-    pub gate: Gate,
+pub(crate) struct View {
+    pub(crate) network: Arc<Network>,
+    pub(crate) gate: Gate,
 }
 
 impl fmt::Display for View {

@@ -8,36 +8,36 @@ use proto::wal::{SegmentNo, SegmentSize};
 use proto::{Digest, Lsn, TimelineId};
 
 /// The smallest segments that there are: 1 MiB.
-pub fn size() -> SegmentSize {
+pub(crate) fn size() -> SegmentSize {
     SegmentSize::new(1 << 20).expect("a size")
 }
 
 /// The WAL of one server on one timeline, with what it has of the timelines before.
 #[derive(Clone, Debug)]
-pub struct Written {
-    pub timeline: TimelineId,
+pub(crate) struct Written {
+    pub(crate) timeline: TimelineId,
     /// Where the timeline, or this server's version of it, begins.
-    pub begin: Lsn,
+    pub(crate) begin: Lsn,
     /// How far it is flushed.
-    pub end: Lsn,
+    pub(crate) end: Lsn,
     /// From where on whose hand: the salts of the bytes.
     hands: Vec<(Lsn, u64)>,
 }
 
 impl Written {
-    pub fn first(timeline: TimelineId, end: Lsn, salt: u64) -> Self {
+    pub(crate) fn first(timeline: TimelineId, end: Lsn, salt: u64) -> Self {
         Self { timeline, begin: Lsn(0), end, hands: vec![(Lsn(0), salt)] }
     }
 
     /// Another server goes on from `at`.
-    pub fn fork(&self, timeline: TimelineId, at: Lsn, salt: u64) -> Self {
+    pub(crate) fn fork(&self, timeline: TimelineId, at: Lsn, salt: u64) -> Self {
         let mut hands: Vec<_> = self.hands.iter().copied().filter(|(from, _)| *from < at).collect();
         hands.push((at, salt));
         Self { timeline, begin: at, end: at, hands }
     }
 
     /// The bytes from `from` to `to`, which are in one segment.
-    pub fn bytes(&self, from: Lsn, to: Lsn) -> Bytes {
+    pub(crate) fn bytes(&self, from: Lsn, to: Lsn) -> Bytes {
         let segment = size().segment_at(from);
         let start = segment.start(size());
         let place = |at: Lsn| usize::try_from(at.bytes_since(start)).expect("an offset");
@@ -45,7 +45,7 @@ impl Written {
     }
 
     /// The digest of a whole segment.
-    pub fn digest(&self, segment: SegmentNo) -> Digest {
+    pub(crate) fn digest(&self, segment: SegmentNo) -> Digest {
         self.segment(segment).1
     }
 

@@ -24,7 +24,7 @@ struct Over;
 
 type Result<T> = std::result::Result<T, Over>;
 
-pub struct Walsender {
+pub(crate) struct Walsender {
     cluster: Cluster,
     host: usize,
     boot: u64,
@@ -35,7 +35,7 @@ pub struct Walsender {
 }
 
 /// Serves until the session is over.
-pub async fn serve(cluster: Cluster, host: usize, io: DuplexStream) {
+pub(crate) async fn serve(cluster: Cluster, host: usize, io: DuplexStream) {
     let (boot, id) = cluster.change(|state| (state.hosts[host].boot, state.session()));
     let mut session = Walsender {
         cluster: cluster.clone(),
@@ -106,7 +106,8 @@ impl Walsender {
                 return Err(Over);
             }
             if self.inbound.len() >= 5 {
-                let length = u32::from_be_bytes(self.inbound[1..5].try_into().expect("four bytes")) as usize + 1;
+                let length =
+                    u32::from_be_bytes(self.inbound[1..5].try_into().expect("four bytes")) as usize + 1;
                 if self.inbound.len() >= length {
                     let mut message = self.inbound.split_to(length).freeze();
                     let tag = message.get_u8();
@@ -192,7 +193,8 @@ impl Walsender {
                 if !known || ancestors.is_empty() {
                     return self.error("58P01");
                 }
-                let lines = ancestors.iter().map(|entry| format!("{}\t{}\tno\n", entry.timeline, entry.switch));
+                let lines =
+                    ancestors.iter().map(|entry| format!("{}\t{}\tno\n", entry.timeline, entry.switch));
                 self.row(&[text("history".to_owned()), text(lines.collect())]);
             }
             _ => return self.error("42601"),
@@ -335,7 +337,9 @@ impl Walsender {
         }
         self.cluster.change(|state| {
             if flushed > sent.max(restart) {
-                state.wrong.push(format!("{flushed} of timeline {timeline} was acknowledged, {sent} was sent"));
+                state
+                    .wrong
+                    .push(format!("{flushed} of timeline {timeline} was acknowledged, {sent} was sent"));
             }
             if let Some(slot) = &mut state.hosts[self.host].slot {
                 slot.restart = flushed;

@@ -26,12 +26,13 @@ type Result<T = ()> = std::result::Result<T, String>;
 /// How long all may take to come to rest once nothing fails any more.
 const REST: Duration = Duration::from_secs(600);
 
-pub struct World {
+pub(crate) struct World {
     random: StdRng,
     cluster: Cluster,
     network: Arc<Network>,
     agents: [Agent; 2],
     postgres: ConnInfo,
+    begun: Instant,
     start: Lsn,
     /// The server that the cluster goes on with.
     primary: usize,
@@ -47,7 +48,7 @@ pub struct World {
 }
 
 /// Plays one schedule from its beginning to its end.
-pub fn play(seed: u64, postgres: &ConnInfo) -> (Result, Vec<String>) {
+pub(crate) fn play(seed: u64, postgres: &ConnInfo) -> (Result, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     chance::seed(seed);
     let schedule = async {
@@ -79,6 +80,7 @@ impl World {
             network: Network::new(objects, seed),
             agents: Default::default(),
             postgres,
+            begun: Instant::now(),
             start,
             primary: 0,
             timelines: 1,
@@ -91,8 +93,8 @@ impl World {
     }
 
     fn tell(&mut self, what: String) {
-        let at = Instant::now();
-        self.story.push(format!("{at:?} {what}"));
+        let at = self.begun.elapsed().as_secs_f32();
+        self.story.push(format!("{at:8.3} s: {what}"));
     }
 
     async fn run(&mut self) -> Result {
@@ -318,7 +320,9 @@ impl World {
             }
         });
         self.primary = new;
-        self.tell(format!("server {new} is promoted at {at}; a stranger: {stranger}; the old one stays: {stays}"));
+        self.tell(format!(
+            "server {new} is promoted at {at}; a stranger: {stranger}; the old one stays: {stays}"
+        ));
     }
 
     /// The archiver brings a whole segment on its own way.
@@ -329,7 +333,10 @@ impl World {
             (state.written(host).clone(), state.hosts[host].up)
         };
         let segment = SegmentNo(size().segment_at(written.end).0 - 1);
-        if up == Up::Down || segment.start(size()) < size().floor(self.start) || segment.end(size()) <= written.begin {
+        if up == Up::Down
+            || segment.start(size()) < size().floor(self.start)
+            || segment.end(size()) <= written.begin
+        {
             return;
         }
         let name = SegmentName::new(written.timeline, segment, size());
@@ -352,7 +359,8 @@ impl World {
     /// Somebody reads a tail while others write, merge and delete.
     fn read(&mut self) {
         let inventory = self.cluster.inventory();
-        let fragments = inventory.wal.timelines.values().flat_map(|wal| wal.fragments.iter().map(move |f| (wal, f)));
+        let fragments =
+            inventory.wal.timelines.values().flat_map(|wal| wal.fragments.iter().map(move |f| (wal, f)));
         let Some((wal, last)) = fragments.last() else { return };
         let (name, there) = (last.segment, wal.tail_length(last.segment));
         if there == 0 {
@@ -410,7 +418,8 @@ impl World {
                 return Ok(());
             }
             if begun.elapsed() > REST {
-                return Err(format!("it does not come to rest: {:?}, written up to {end}", state.hosts[primary]));
+                let (agent, host) = (self.agents[0].state.last_error(), &state.hosts[primary]);
+                return Err(format!("it does not come to rest: {agent:?}; {host:?}, written up to {end}"));
             }
         }
         if !self.gap && !strangers {
