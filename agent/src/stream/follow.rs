@@ -239,7 +239,11 @@ impl Follower {
             let NextTimeline { timeline: new, start: switch } = following.1;
             info!(cluster = %self.options.cluster, timeline = %new, lsn = %switch, "timeline {timeline} has ended");
             self.tell_of_fork(timeline, new, switch, following.2);
-            let history = store_history(&mut session, &branch, new).await?;
+            let mut history = store_history(&mut session, &branch, new).await?;
+            if server.passes(new) {
+                // The server has left that one, too, and its own history says where.
+                history = server.history;
+            }
             let stored = branch.wal_listing().await?;
             let first = segment_size.segment_at(switch);
             // All before the fork is durable: what follows need not be reported below it.

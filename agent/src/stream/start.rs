@@ -80,6 +80,11 @@ impl ServerWal {
         SegmentName::new(self.history.timeline_at(last), segment, self.segment_size)
     }
 
+    /// Whether `timeline` is the server's own, or on the way to it.
+    pub(crate) fn passes(&self, timeline: TimelineId) -> bool {
+        self.history.timeline == timeline || self.end_of(timeline).is_some()
+    }
+
     /// Where the server left `timeline`; `None` on the current one.
     fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {
         self.history.switch_from(timeline)

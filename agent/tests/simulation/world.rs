@@ -295,6 +295,8 @@ impl World {
             (state.hosts[old].floor.max(self.start), written.begin, written.end)
         };
         let first = floor.max(begin).max(self.start);
+        // Where nothing was ever stored, nobody can know that something is missing.
+        self.gap |= self.cluster.inventory().coverage.is_empty();
         let at = match self.random.random_range(0..4) {
             0 => end,
             1 => size().floor(end).max(first),
