@@ -6,13 +6,14 @@
 mod archive_cmd;
 mod full_backup;
 mod stage;
+mod tail;
 mod turns;
 
 use anyhow::{Result, bail};
 
 type Bench = (&'static str, &'static str, fn() -> Result<()>);
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
     (
         "archive-cmd",
         "a segment that the agent holds, against cat; start-up, against an empty program",
@@ -22,6 +23,11 @@ const BENCHES: [Bench; 2] = [
         "full-backup",
         "a full backup of 2 GB, against pg_basebackup --compress=client-zstd:1",
         full_backup::run,
+    ),
+    (
+        "tail",
+        "a flush on a file repository: a new object, against a record appended to a growing file",
+        tail::run,
     ),
 ];
 

@@ -145,6 +145,10 @@ impl Follower {
             match self.reach {
                 // It was worth asking. The slot itself promises less.
                 Reach::BackToTheKnown => {
+                    info!("the server no longer has the WAL that the repository has");
+                    self.reach = Reach::ToTheMissing;
+                }
+                Reach::ToTheMissing => {
                     info!("the server no longer has the WAL before the slot's");
                     self.reach = Reach::Slot;
                 }

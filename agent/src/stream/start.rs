@@ -32,6 +32,8 @@ pub(crate) struct ServerWal {
 pub(crate) enum Reach {
     /// Back to what the repository has, so that it can be compared and a gap be closed, if the server still has it.
     BackToTheKnown,
+    /// Back to the first byte that is missing: the server no longer has the known WAL before it.
+    ToTheMissing,
     /// No further than the slot: the server has nothing older.
     Slot,
 }
@@ -104,10 +106,11 @@ impl ServerWal {
         if first > slot {
             first = if has_tail { first } else { SegmentNo(first.0 - 1) };
         } else if let Some(newest) = newest.filter(|_| !has_tail) {
-            if reach == Reach::BackToTheKnown {
-                first = size.segment_before(newest);
-            } else if newest < slot.start(size) {
-                gap = Some(newest..slot.start(size));
+            match reach {
+                Reach::BackToTheKnown => first = size.segment_before(newest),
+                Reach::ToTheMissing => first = size.segment_at(newest),
+                Reach::Slot if newest < slot.start(size) => gap = Some(newest..slot.start(size)),
+                Reach::Slot => {}
             }
         }
         if self.name(first).timeline == self.history.timeline {
@@ -288,6 +291,8 @@ mod tests {
         let listing = stored(&[name(3), name(4)]);
         let back = server.plan(&listing, Reach::BackToTheKnown).unwrap();
         assert_eq!((back.start, back.gap), (Lsn(4 * SIZE), None));
+        let missing = server.plan(&listing, Reach::ToTheMissing).unwrap();
+        assert_eq!((missing.start, missing.gap), (Lsn(5 * SIZE), None));
         let slot = server.plan(&listing, Reach::Slot).unwrap();
         assert_eq!((slot.start, slot.gap), (Lsn(7 * SIZE), Some(Lsn(5 * SIZE)..Lsn(7 * SIZE))));
     }

@@ -70,7 +70,7 @@ impl World {
         let name = CLUSTER.parse().expect("a name");
         let branch = repository.begin_branch(&name, SystemId(SYSTEM), facts).await.expect("begun");
         // Near the end of a segment, or near its beginning, where there is less to send again and again.
-        let into = match random.random_range(0..4) {
+        let into = match random.random_range(0..6) {
             0 => size().bytes() - random.random_range(1..100_000),
             _ => random.random_range(0..20_000),
         };
@@ -86,7 +86,7 @@ impl World {
             timelines: 1,
             gap: false,
             strangers: random.random_range(0..8) == 0,
-            burst: if random.random_range(0..4) == 0 { 700_000 } else { 9_000 },
+            burst: if random.random_range(0..6) == 0 { 500_000 } else { 9_000 },
             story: Vec::new(),
             random,
         }
