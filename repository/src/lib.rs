@@ -9,6 +9,7 @@
 pub mod backup;
 pub mod branch;
 pub mod catalogue;
+pub mod chance;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod error;

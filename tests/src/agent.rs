@@ -179,6 +179,21 @@ impl Agent {
         Ok(())
     }
 
+    /// Stops the agent where it stands, until [`Agent::thaw`]: it does nothing, and is not dead.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen agent go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.process.as_ref().context("the agent is not running")?;
+        kill_process(pid_of(child), signal).context("cannot signal the agent")
+    }
+
     /// Asks the agent to end, and asserts that it does so in order.
     pub fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.process.take() else { return Ok(()) };

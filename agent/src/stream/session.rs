@@ -10,11 +10,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
+use super::action::Action;
 use super::error::StreamError;
 use super::report::Reporter;
 use super::sink::{Sink, Stored};
 use super::state::StreamState;
-use super::tail::{Action, Tail, Tick};
+use super::tail::{Tail, Tick};
 use crate::archive::KnownSegments;
 use crate::stop::stopped;
 
@@ -148,7 +149,19 @@ impl Session {
             }
             self.check_stall(mode)?;
             let wake = self.wake(mode);
+            // What is done comes first: somebody may wait for it to be acknowledged, and it cannot crowd out the rest.
             tokio::select! {
+                biased;
+                Some(done) = self.jobs.join_next() => {
+                    let stored = done??;
+                    self.tail.stored(stored.job, stored.buffer);
+                    self.stalled = None;
+                }
+                Some(_) = self.deletions.join_next() => {}
+                () = stopped(stop), if !matches!(mode, Mode::Leaving(_)) => {
+                    self.tail.hurry();
+                    mode = Mode::Leaving(Instant::now() + LAST_WORDS);
+                }
                 message = self.wal.next(), if mode == Mode::Streaming && self.tail.wants_bytes() => {
                     match message? {
                         WalMessage::TimelineEnded => {
@@ -160,17 +173,7 @@ impl Session {
                         message => self.take(message)?,
                     }
                 }
-                Some(done) = self.jobs.join_next() => {
-                    let stored = done??;
-                    self.tail.stored(stored.job, stored.buffer);
-                    self.stalled = None;
-                }
-                Some(_) = self.deletions.join_next() => {}
                 () = sleep_until(wake) => {}
-                () = stopped(stop), if !matches!(mode, Mode::Leaving(_)) => {
-                    self.tail.hurry();
-                    mode = Mode::Leaving(Instant::now() + LAST_WORDS);
-                }
             }
         }
     }
@@ -297,6 +300,7 @@ impl Session {
                 return;
             }
             tokio::select! {
+                biased;
                 done = self.jobs.join_next() => match done {
                     Some(Ok(Ok(stored))) => self.tail.stored(stored.job, stored.buffer),
                     _ => return,

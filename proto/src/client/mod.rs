@@ -23,6 +23,7 @@ mod types;
 pub use base_backup::{
     BackupMessage, BackupStart, BackupStream, BaseBackupOptions, Checkpoint, ManifestChecksums, Tablespace,
 };
+pub use connection::Io;
 pub use error::{Error, Result};
 pub use session::Replication;
 pub use sql::sql;

@@ -124,7 +124,7 @@ pub struct WriterId(u64);
 impl WriterId {
     /// A new one.
     pub fn random() -> Self {
-        Self(rand::random())
+        Self(crate::chance::random())
     }
 
     /// From its number, for tests.
