@@ -111,12 +111,6 @@ impl Postgres {
         format!("host={} port={} user=walkeep dbname=postgres", self.run.display(), self.port)
     }
 
-    /// The same over TCP, by a certificate's name, with the password.
-    pub fn conninfo_tcp(&self) -> String {
-        let port = self.port;
-        format!("host=localhost hostaddr=127.0.0.1 port={port} user=walkeep password=walkeep dbname=postgres")
-    }
-
     /// All that the server has logged.
     pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

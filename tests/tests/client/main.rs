@@ -14,7 +14,7 @@ mod timelines;
 macro_rules! every_version {
     ($($test:ident),* $(,)?) => {
         $(mod $test {
-            every_version!(@ $test: pg13 13, pg14 14, pg15 15, pg16 16, pg17 17, pg18 18);
+            crate::every_version!(@ $test: pg13 13, pg14 14, pg15 15, pg16 16, pg17 17, pg18 18);
         })*
     };
     (@ $test:ident: $($name:ident $major:literal),*) => {
