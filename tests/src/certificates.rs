@@ -13,7 +13,7 @@ use crate::{Account, Output, World, skip};
 pub const LOCALHOST: &str = "subjectAltName=DNS:localhost,IP:127.0.0.1";
 
 /// How `openssl ca` is told what it needs; it alone sets both ends of the time in every version of OpenSSL.
-const AUTHORITY: &str = "[ca]\ndefault_ca = this\n[this]\ndatabase = index\nnew_certs_dir = .\nunique_subject = no\n\
+const AUTHORITY: &str = "[ca]\ndefault_ca = this\n[this]\ndatabase = index\nserial = number\nnew_certs_dir = .\nunique_subject = no\n\
     default_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n";
 
 /// A folder of certificates (`NAME.crt`) and their keys (`NAME.key`), PEM, which belong to the [`Account`].
@@ -67,6 +67,7 @@ impl Certificates {
         let all = Certificates { folder: world.folder("certificates")?, account: world.account() };
         all.write("authority", AUTHORITY)?;
         all.write("index", "")?;
+        all.write("number", "01\n")?;
         for authority in ["ca", "other"] {
             all.self_signed(authority, authority, Kind { extensions: "", ..Kind::default() })?;
         }
@@ -94,7 +95,7 @@ impl Certificates {
         Output::of(self.request(name, common_name, kind.key).args(["-out", &request]))?.ok()?;
         let mut command = self.openssl();
         if kind.expired {
-            command.args(["ca", "-batch", "-notext", "-config", "authority", "-rand_serial"]);
+            command.args(["ca", "-batch", "-notext", "-config", "authority"]);
             command.args(["-cert", "ca.crt", "-keyfile", "ca.key", "-md", kind.digest]);
             command.args(["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"]);
         } else {
