@@ -11,6 +11,7 @@ pub(super) const KEYS: &[&str] = &[
     "stream.flush_interval",
     "stream.synchronous",
     "stream.shutdown_grace",
+    "stream.backup_after_gap",
     "storage.endpoint",
     "storage.region",
     "storage.path_style",
