@@ -5,22 +5,31 @@ use std::future::Future;
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
 use proto::Lsn;
-use proto::page;
+use proto::page::{self, BLOCK_SIZE};
 use repository::manifest::{Entry, PathError, SafePath};
-use repository::pack::{Extent, PackWriter, push_extent};
+use repository::pack::{BlockDigest, Extent, PackWriter, push_extent};
 
+use super::blocks::BlockCutter;
 use super::pages::{PageScanner, Suspects};
+use super::parent::{Parent, ParentFile};
 use super::tar::{Member, MemberKind, TarError, TarEvent, TarParser};
 
 /// Where the files' bytes go.
 pub trait Sink {
     /// Takes the next bytes, and says where they went, counted from the first of them.
     fn append(&mut self, bytes: Bytes) -> impl Future<Output = repository::Result<Vec<Extent>>> + Send;
+
+    /// Tells the digest of a file's next block, whose `length` bytes are appended next.
+    fn begin_block(&mut self, length: usize, digest: BlockDigest);
 }
 
 impl Sink for PackWriter {
     async fn append(&mut self, bytes: Bytes) -> repository::Result<Vec<Extent>> {
         PackWriter::append(self, bytes).await
+    }
+
+    fn begin_block(&mut self, length: usize, digest: BlockDigest) {
+        PackWriter::begin_block(self, length, digest);
     }
 }
 
@@ -71,6 +80,10 @@ const CAPTURE_LIMIT: usize = 64 << 10;
 /// Takes one archive after another.
 pub struct Collector<S> {
     sink: S,
+    /// What blocks are compared with; the rest is stored.
+    parent: Option<Parent>,
+    /// Extents number the parent's packs first, then the sink's.
+    first_own_pack: u32,
     start: Lsn,
     data_checksums: bool,
     /// `pg_tblspc/<oid>/` for a tablespace's archive, else empty.
@@ -88,14 +101,20 @@ struct OpenFile {
     crc: Crc,
     scanner: Option<PageScanner>,
     extents: Vec<Extent>,
+    cutter: BlockCutter,
+    parent: Option<ParentFile>,
+    /// Bytes whose place is known.
     done: u64,
 }
 
 impl<S: Sink> Collector<S> {
     /// For a backup that starts at `start`. `data_checksums`: whether the cluster's pages have them.
-    pub fn new(sink: S, start: Lsn, data_checksums: bool) -> Self {
+    /// With a parent only what it does not have goes to `sink`.
+    pub fn new(sink: S, parent: Option<Parent>, start: Lsn, data_checksums: bool) -> Self {
         Self {
             sink,
+            first_own_pack: parent.as_ref().map_or(0, |parent| parent.packs().len() as u32),
+            parent,
             start,
             data_checksums,
             prefix: Vec::new(),
@@ -116,9 +135,9 @@ impl<S: Sink> Collector<S> {
         self.parser.push(chunk);
         while let Some(event) = self.parser.next_event()? {
             match event {
-                TarEvent::Member(member) => self.member(member)?,
+                TarEvent::Member(member) => self.member(member).await?,
                 TarEvent::Data(bytes) => self.data(bytes).await?,
-                TarEvent::FileEnd => self.file_end(),
+                TarEvent::FileEnd => self.file_end().await?,
             }
         }
         Ok(())
@@ -137,20 +156,19 @@ impl<S: Sink> Collector<S> {
     /// Stores a file that no archive has.
     pub async fn add_file(&mut self, member: Member, content: Bytes) -> Result<(), CollectError> {
         self.prefix.clear();
-        self.member(member)?;
+        self.member(member).await?;
         if !content.is_empty() {
             self.data(content).await?;
         }
-        self.file_end();
-        Ok(())
+        self.file_end().await
     }
 
-    /// All archives were taken.
-    pub fn finish(self) -> (S, Collected) {
-        (self.sink, self.collected)
+    /// All archives were taken. The entries' extents number the parent's packs first, then the sink's.
+    pub fn finish(self) -> (S, Option<Parent>, Collected) {
+        (self.sink, self.parent, self.collected)
     }
 
-    fn member(&mut self, member: Member) -> Result<(), CollectError> {
+    async fn member(&mut self, member: Member) -> Result<(), CollectError> {
         let mut path = self.prefix.clone();
         path.extend_from_slice(&member.path);
         // The root of an archive: the data directory itself, or a tablespace, which restore makes anyway.
@@ -169,6 +187,10 @@ impl<S: Sink> Collector<S> {
                     .ok()
                     .filter(|_| self.data_checksums)
                     .and_then(page::is_relation_file);
+                let parent = match &mut self.parent {
+                    Some(parent) => parent.open(&path).await?,
+                    None => None,
+                };
                 self.file = Some(OpenFile {
                     scanner: relation.map(|file| PageScanner::new(file, self.start)),
                     path,
@@ -177,6 +199,8 @@ impl<S: Sink> Collector<S> {
                     mtime: member.mtime,
                     crc: Crc::new(CrcAlgorithm::Crc32Iscsi),
                     extents: Vec::new(),
+                    cutter: BlockCutter::default(),
+                    parent,
                     done: 0,
                 });
                 Ok(())
@@ -184,7 +208,7 @@ impl<S: Sink> Collector<S> {
         }
     }
 
-    async fn data(&mut self, bytes: Bytes) -> Result<(), CollectError> {
+    async fn data(&mut self, mut bytes: Bytes) -> Result<(), CollectError> {
         let Some(file) = &mut self.file else { return Ok(()) };
         file.crc.update(&bytes);
         if let Some(scanner) = &mut file.scanner {
@@ -199,16 +223,17 @@ impl<S: Sink> Collector<S> {
             let room = CAPTURE_LIMIT.saturating_sub(captured.len());
             captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
-        let length = bytes.len() as u64;
-        for extent in self.sink.append(bytes).await? {
-            push_extent(&mut file.extents, extent.shifted(file.done));
+        while let Some(blocks) = file.cutter.take(&mut bytes) {
+            store(&mut self.sink, file, blocks, self.first_own_pack).await?;
         }
-        file.done += length;
         Ok(())
     }
 
-    fn file_end(&mut self) {
-        let Some(file) = self.file.take() else { return };
+    async fn file_end(&mut self) -> Result<(), CollectError> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        if let Some(rest) = file.cutter.rest() {
+            store(&mut self.sink, &mut file, rest, self.first_own_pack).await?;
+        }
         if let Some(suspects) = file.scanner.and_then(PageScanner::finish) {
             self.collected.suspects.push(SuspectFile { path: file.path.clone(), suspects });
         }
@@ -222,7 +247,33 @@ impl<S: Sink> Collector<S> {
             crc32c: Some(file.crc.finalize() as u32),
             extents: file.extents,
         });
+        Ok(())
     }
+}
+
+/// Finds a place for a file's next blocks: the parent's, where that has the same bytes there, else in the sink.
+async fn store<S: Sink>(
+    sink: &mut S,
+    file: &mut OpenFile,
+    mut blocks: Bytes,
+    first_own_pack: u32,
+) -> repository::Result<()> {
+    while !blocks.is_empty() {
+        let block = blocks.split_to(blocks.len().min(BLOCK_SIZE));
+        let (length, digest) = (block.len(), BlockDigest::of(&block));
+        match file.parent.as_mut().and_then(|parent| parent.find(file.done, length, digest)) {
+            Some(known) => known.into_iter().for_each(|extent| push_extent(&mut file.extents, extent)),
+            None => {
+                sink.begin_block(length, digest);
+                for extent in sink.append(block).await? {
+                    let extent = Extent { pack: extent.pack + first_own_pack, ..extent };
+                    push_extent(&mut file.extents, extent.shifted(file.done));
+                }
+            }
+        }
+        file.done += length as u64;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -256,13 +307,17 @@ mod tests {
             }
             Ok(extents)
         }
+
+        fn begin_block(&mut self, length: usize, _: BlockDigest) {
+            assert!((1..=BLOCK_SIZE).contains(&length));
+        }
     }
 
     async fn collect(
         archives: &[(Option<u32>, Vec<u8>)],
         chunk: usize,
     ) -> Result<(Memory, Collected), CollectError> {
-        let mut collector = Collector::new(Memory::default(), Lsn(0x1000), true);
+        let mut collector = Collector::new(Memory::default(), None, Lsn(0x1000), true);
         for (tablespace, archive) in archives {
             collector.begin(*tablespace);
             for piece in archive.chunks(chunk) {
@@ -270,7 +325,8 @@ mod tests {
             }
             collector.end()?;
         }
-        Ok(collector.finish())
+        let (packs, _, collected) = collector.finish();
+        Ok((packs, collected))
     }
 
     fn content(packs: &Memory, extents: &[Extent]) -> Vec<u8> {

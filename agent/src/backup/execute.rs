@@ -8,13 +8,13 @@ use bytes::Bytes;
 use proto::backup_label::BackupLabelFile;
 use proto::backup_manifest::BackupManifest;
 use proto::client::{
-    BackupMessage, BackupStart, BackupStream, BaseBackupOptions, Checkpoint, ManifestChecksums, Replication,
+    BackupMessage, BackupStart, BackupStream, BaseBackupOptions, Checkpoint, ManifestChecksums,
 };
 use proto::control::{ControlError, ControlFile};
 use proto::wal::WalFile;
 use proto::{Lsn, TimelineId};
 use repository::Branch;
-use repository::backup::{BackupKind, BackupLabel};
+use repository::backup::BackupLabel;
 use repository::manifest::{
     Controls, EXTERNAL_PREFIX, ExternalConfig, MANIFEST_FORMAT, Manifest, ManifestHead, RawBytes, SafePath,
     Tablespace, WalRange,
@@ -28,6 +28,7 @@ use super::compare::compare;
 use super::damage::{self, Judge};
 use super::external::{self, ExternalFile};
 use super::facts::Sql;
+use super::parent::Parent;
 use super::plan::{Plan, WalPlan};
 use super::tar::{Member, MemberKind};
 use super::wal::{self, HeldWal};
@@ -59,8 +60,14 @@ struct Received {
 
 /// Takes the backup. When this returns the manifest is durable, and so is everything that it names.
 ///
-/// `label` must have been announced by an intent.
-pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> anyhow::Result<ManifestHead> {
+/// `label` must have been announced by an intent, which names the parent. With a parent only what differs from it is
+/// stored; the manifest is complete all the same.
+pub async fn execute(
+    plan: &Plan,
+    label: &BackupLabel,
+    parent: Option<Box<Manifest>>,
+    progress: &Progress,
+) -> anyhow::Result<ManifestHead> {
     let branch = &plan.branch;
     let _heartbeat = heartbeat(branch, label);
     // Before the backup starts, so that not one byte of its WAL can vanish.
@@ -73,7 +80,7 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
     let sql = Sql::connect(&plan.info).await?;
     let started_at = sql.clock().await?;
     let mut session = crate::commands::connect(&plan.info).await?;
-    store_history(&mut session, branch, plan.identity.timeline).await?;
+    store_history(branch, plan).await?;
     progress.step("waiting for a checkpoint");
     let stream =
         session.base_backup(&options(plan, label)).await.context("the server did not begin a base backup")?;
@@ -84,7 +91,9 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
         start.timeline
     );
     progress.step("");
-    let mut received = receive(plan, label, stream, start, progress).await?;
+    let parent_label = parent.as_ref().map(|parent| parent.head.label.clone());
+    let parent = parent.map(|manifest| Parent::new(branch.clone(), *manifest));
+    let mut received = receive(plan, label, parent, stream, start, progress).await?;
     // A new session: the first has been silent for as long as the backup took.
     let sql = Sql::connect(&plan.info).await?;
     let finished_at = sql.clock().await?;
@@ -92,7 +101,7 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
     let external = external::gather(&sql, &plan.facts, &plan.info).await;
     let external_config = store_external(&mut received.collector, external).await?;
 
-    let (packs, collected) = received.collector.finish();
+    let (packs, parent, collected) = received.collector.finish();
     progress.step("storing the last bytes");
     // All packs are durable when this returns.
     let packs = packs.finish().await.context("cannot store the backup's data")?;
@@ -111,8 +120,8 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
     let mut head = ManifestHead {
         format: MANIFEST_FORMAT,
         label: label.clone(),
-        kind: BackupKind::Full,
-        parent: None,
+        kind: label.kind(),
+        parent: parent_label,
         cluster: branch.cluster().clone(),
         system_id: branch.system_id(),
         server_version: plan.version.0,
@@ -141,7 +150,9 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
     let range = (received.start.lsn, received.stop_lsn);
     wal::bring(plan.wal, held, branch, received.start.timeline, range, progress).await?;
     // The commit: packs, the server's manifest and the WAL are durable by now.
-    let manifest = Manifest { head, packs, entries: collected.entries };
+    let packs = parent.map(Parent::into_packs).unwrap_or_default().into_iter().chain(packs).collect();
+    let mut manifest = Manifest { head, packs, entries: collected.entries };
+    manifest.drop_unused_packs();
     branch.put_manifest(&manifest).await.context("cannot store the manifest")?;
     progress.finish();
     Ok(manifest.head)
@@ -163,14 +174,10 @@ fn options(plan: &Plan, label: &BackupLabel) -> BaseBackupOptions {
 }
 
 /// Without its history file nobody can recover along a timeline; whoever else brings WAL may not have had it.
-async fn store_history(
-    session: &mut Replication,
-    branch: &Branch,
-    timeline: TimelineId,
-) -> anyhow::Result<()> {
-    if timeline != TimelineId::FIRST {
-        let history = session.timeline_history(timeline).await?;
-        branch.put_wal_file(WalFile::History(timeline), Bytes::from(history)).await?;
+async fn store_history(branch: &Branch, plan: &Plan) -> anyhow::Result<()> {
+    if let Some(history) = &plan.history {
+        let content = Bytes::from(history.content.clone());
+        branch.put_wal_file(WalFile::History(plan.identity.timeline), content).await?;
     }
     Ok(())
 }
@@ -217,6 +224,7 @@ fn heartbeat(branch: &Branch, label: &BackupLabel) -> AbortOnDrop {
 async fn receive(
     plan: &Plan,
     label: &BackupLabel,
+    parent: Option<Parent>,
     mut stream: BackupStream,
     start: BackupStart,
     progress: &Progress,
@@ -225,7 +233,7 @@ async fn receive(
         progress.set_total(kib.saturating_mul(1024));
     }
     let packs = PackWriter::new(plan.branch.clone(), label.clone(), plan.jobs);
-    let mut collector = Collector::new(packs, start.lsn, plan.facts.data_checksums());
+    let mut collector = Collector::new(packs, parent, start.lsn, plan.facts.data_checksums());
     let mut server_manifest = Vec::new();
     loop {
         match stream.next().await.context("the server broke off the backup")? {
