@@ -143,9 +143,12 @@ impl Stage {
     /// Restores a backup as it was at its end.
     fn restored(&self, agent: &Agent, label: &str) -> Result<Postgres> {
         let target = self.world.at(&format!("restored-{label}"));
-        let moved = format!("{}={}", self.space.display(), self.world.at(&format!("space-{label}")).display());
+        let moved =
+            format!("{}={}", self.space.display(), self.world.at(&format!("space-{label}")).display());
         let immediate = ["--target-immediate", "--target-action", "promote", "--archive", "off"];
-        agent.restore(&target, &[&["--backup", label, "--tablespace", &moved], &immediate[..]].concat())?.ok()?;
+        agent
+            .restore(&target, &[&["--backup", label, "--tablespace", &moved], &immediate[..]].concat())?
+            .ok()?;
         pg_verifybackup(&self.installation, &target)?;
         let name = format!("{label}.server");
         let restored = Postgres::adopt(&self.installation, &self.world, &name, &target)?;
@@ -172,7 +175,8 @@ fn generations(major: u32, by: By, count: usize, seed: u64) -> Result<()> {
     let Some(installation) = Installation::or_skip(major) else { return Ok(()) };
     eprintln!("{by:?}, {count} generations, seed {seed}");
     let stage = Stage::new(installation)?;
-    let server = Postgres::build(&stage.installation, "data").conf("autovacuum", "off").start(&stage.world)?;
+    let server =
+        Postgres::build(&stage.installation, "data").conf("autovacuum", "off").start(&stage.world)?;
     let agent = stage.agent(&server)?;
     let mut restless = Restless::new(server, &stage.space, seed)?;
     let first = stage.backup(&agent, &[], "full")?;

@@ -79,7 +79,7 @@ pub async fn execute(
     };
     let sql = Sql::connect(&plan.info).await?;
     let started_at = sql.clock().await?;
-    let mut session = crate::commands::connect(&plan.info).await?;
+    let session = crate::commands::connect(&plan.info).await?;
     store_history(branch, plan).await?;
     progress.step("waiting for a checkpoint");
     let stream =

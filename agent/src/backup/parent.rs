@@ -206,7 +206,8 @@ mod tests {
     fn a_block_is_found_where_it_lies() {
         let file = file();
         assert_eq!(file.block(BLOCK, BLOCK_SIZE), Some(vec![extent(BLOCK, BLOCK, 0, 7 + BLOCK)]));
-        let straddling = [extent(2 * BLOCK, 100, 0, 7 + 2 * BLOCK), extent(2 * BLOCK + 100, BLOCK - 100, 1, 0)];
+        let straddling =
+            [extent(2 * BLOCK, 100, 0, 7 + 2 * BLOCK), extent(2 * BLOCK + 100, BLOCK - 100, 1, 0)];
         assert_eq!(file.block(2 * BLOCK, BLOCK_SIZE), Some(straddling.to_vec()));
         assert_eq!(file.block(3 * BLOCK, BLOCK_SIZE), Some(Vec::new()));
         assert_eq!(file.block(4 * BLOCK, 10), Some(vec![extent(4 * BLOCK, 10, 1, 50_000)]));
