@@ -367,7 +367,7 @@ async fn what_is_missing_of_the_parent_is_taken_anew() {
         bytes[middle] ^= 1;
         std::fs::write(&digests, bytes).expect("written");
     }
-    let output = run(server.walkeep(&["backup", "--incremental"]));
+    let output = run(&mut server.walkeep(&["backup", "--incremental"]));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("taken anew"), "{said}");
     let manifest = newest_manifest(&branch).await;
@@ -383,7 +383,7 @@ async fn what_is_missing_of_the_parent_is_taken_anew() {
     let next = server.backup(&["--incremental"]);
     assert_eq!(next["kind"], "incremental", "an older one will do");
     objects(&server, "pack").iter().for_each(|pack| std::fs::remove_file(pack).expect("removed"));
-    let output = run(server.walkeep(&["backup", "--incremental"]));
+    let output = run(&mut server.walkeep(&["backup", "--incremental"]));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("taken in full") && said.contains("does not exist"), "{said}");
     let manifest = newest_manifest(&branch).await;
