@@ -309,7 +309,7 @@ async fn an_incremental_backup_stores_what_has_changed_and_nothing_else() {
     assert!(stored(&idle) * 50 < stored(&full), "{idle} against {full}");
 
     // One row in each hundredth page: a new version of it needs a page too, and so does the index.
-    server.sql("UPDATE pgbench_accounts SET abalance = 1 WHERE (ctid::text::point)[0] % 100 = 3 AND (ctid::text::point)[1] = 1");
+    server.sql("UPDATE pgbench_accounts SET abalance = 1 WHERE (ctid::text::point)[0]::int % 100 = 3 AND (ctid::text::point)[1] = 1");
     server.sql("CHECKPOINT");
     let changed = server.backup(&[]);
     assert_eq!(changed["kind"], "incremental", "there is a parent now");

@@ -127,8 +127,9 @@ impl Stage {
     }
 
     fn agent(&self, server: &Postgres) -> Result<Agent> {
-        let agent = Agent::configure(&self.world, server, &self.repo)?;
+        let mut agent = Agent::configure(&self.world, server, &self.repo)?;
         agent.init()?;
+        agent.start()?;
         Ok(agent)
     }
 
@@ -231,7 +232,6 @@ fn under_load() -> Result<()> {
     let stage = Stage::new(installation)?;
     let server = Postgres::build(&stage.installation, "data").start(&stage.world)?;
     let mut agent = stage.agent(&server)?;
-    agent.start()?;
     harness::workload::init(&server, 2)?;
     stage.backup(&agent, &[], "full")?;
     std::thread::scope(|scope| -> Result<()> {
