@@ -23,11 +23,12 @@ use repository::pack::PackWriter;
 use restore::program::{Progress, failure};
 use tokio::task::JoinHandle;
 
-use super::collect::{Collected, Collector, SuspectFile};
+use super::collect::{Base, Collected, Collector, SuspectFile};
 use super::compare::compare;
 use super::damage::{self, Judge};
 use super::external::{self, ExternalFile};
 use super::facts::Sql;
+use super::native::Limits;
 use super::parent::Parent;
 use super::plan::{Plan, WalPlan};
 use super::tar::{Member, MemberKind};
@@ -61,11 +62,12 @@ struct Received {
 /// Takes the backup. When this returns the manifest is durable, and so is everything that it names.
 ///
 /// `label` must have been announced by an intent, which names the parent. With a parent only what differs from it is
-/// stored; the manifest is complete all the same.
+/// stored; the manifest is complete all the same. `native`: the server may be asked what has changed.
 pub async fn execute(
     plan: &Plan,
     label: &BackupLabel,
     parent: Option<Box<Manifest>>,
+    native: bool,
     progress: &Progress,
 ) -> anyhow::Result<ManifestHead> {
     let branch = &plan.branch;
@@ -79,11 +81,14 @@ pub async fn execute(
     };
     let sql = Sql::connect(&plan.info).await?;
     let started_at = sql.clock().await?;
-    let session = crate::commands::connect(&plan.info).await?;
     store_history(branch, plan).await?;
     progress.step("waiting for a checkpoint");
-    let stream =
-        session.base_backup(&options(plan, label)).await.context("the server did not begin a base backup")?;
+    let parent_head = parent.as_ref().map(|parent| parent.head.clone());
+    let (stream, base) = begin(plan, label, parent, native, &sql).await?;
+    let incremental_from = match &base {
+        Base::Native(..) => parent_head.as_ref().map(|parent| (parent.start_lsn, parent.timeline)),
+        Base::Nothing | Base::Content(_) => None,
+    };
     let start = stream.start().clone();
     anyhow::ensure!(
         start.timeline == plan.identity.timeline,
@@ -91,9 +96,7 @@ pub async fn execute(
         start.timeline
     );
     progress.step("");
-    let parent_label = parent.as_ref().map(|parent| parent.head.label.clone());
-    let parent = parent.map(|manifest| Parent::new(branch.clone(), *manifest));
-    let mut received = receive(plan, label, parent, stream, start, progress).await?;
+    let mut received = receive(plan, label, base, stream, start, progress).await?;
     // A new session: the first has been silent for as long as the backup took.
     let sql = Sql::connect(&plan.info).await?;
     let finished_at = sql.clock().await?;
@@ -101,7 +104,7 @@ pub async fn execute(
     let external = external::gather(&sql, &plan.facts, &plan.info).await;
     let external_config = store_external(&mut received.collector, external).await?;
 
-    let (packs, parent, collected) = received.collector.finish();
+    let (packs, base, collected) = received.collector.finish();
     progress.step("storing the last bytes");
     // All packs are durable when this returns.
     let packs = packs.finish().await.context("cannot store the backup's data")?;
@@ -117,11 +120,17 @@ pub async fn execute(
         received.start.lsn,
         label_file.start
     );
+    anyhow::ensure!(
+        label_file.incremental_from == incremental_from,
+        "the server's backup_label says that it is incremental from {:?}, and {:?} was asked for",
+        label_file.incremental_from,
+        incremental_from
+    );
     let mut head = ManifestHead {
         format: MANIFEST_FORMAT,
         label: label.clone(),
         kind: label.kind(),
-        parent: parent_label,
+        parent: parent_head.map(|parent| parent.label),
         cluster: branch.cluster().clone(),
         system_id: branch.system_id(),
         server_version: plan.version.0,
@@ -146,11 +155,12 @@ pub async fn execute(
         external_config,
         controls: controls(&control),
     };
+    collected.inherited_damage.iter().for_each(|page| head.record_damage(&page.path, page.block));
     record_damage(plan, &mut head, collected.suspects, received.checksum_failures, &sql).await;
     let range = (received.start.lsn, received.stop_lsn);
     wal::bring(plan.wal, held, branch, received.start.timeline, range, progress).await?;
     // The commit: packs, the server's manifest and the WAL are durable by now.
-    let packs = parent.map(Parent::into_packs).unwrap_or_default().into_iter().chain(packs).collect();
+    let packs = base.into_packs().into_iter().chain(packs).collect();
     let mut manifest = Manifest { head, packs, entries: collected.entries };
     manifest.drop_unused_packs();
     branch.put_manifest(&manifest).await.context("cannot store the manifest")?;
@@ -158,13 +168,60 @@ pub async fn execute(
     Ok(manifest.head)
 }
 
-fn options(plan: &Plan, label: &BackupLabel) -> BaseBackupOptions {
+/// Has the server begin, and says what its files are to be held against.
+async fn begin(
+    plan: &Plan,
+    label: &BackupLabel,
+    parent: Option<Box<Manifest>>,
+    native: bool,
+    sql: &Sql,
+) -> anyhow::Result<(BackupStream, Base)> {
+    if let Some(parent) = parent.as_ref().filter(|_| native) {
+        match begin_native(plan, label, &parent.head, sql).await {
+            Ok((stream, limits)) => {
+                let parent = Parent::new(plan.branch.clone(), Manifest::clone(parent));
+                return Ok((stream, Base::Native(parent, limits)));
+            }
+            Err(error) => {
+                tracing::warn!("the server cannot tell what has changed, so all is compared: {error:#}");
+            }
+        }
+    }
+    let session = crate::commands::connect(&plan.info).await?;
+    let stream = session.base_backup(&options(plan, label, false)).await;
+    let stream = stream.context("the server did not begin a base backup")?;
+    let base = match parent {
+        Some(parent) => Base::Content(Parent::new(plan.branch.clone(), *parent)),
+        None => Base::Nothing,
+    };
+    Ok((stream, base))
+}
+
+/// The server sends what has changed since that parent. Its summaries are asked once it has begun: then they reach up to
+/// the backup's start.
+async fn begin_native(
+    plan: &Plan,
+    label: &BackupLabel,
+    parent: &ManifestHead,
+    sql: &Sql,
+) -> anyhow::Result<(BackupStream, Limits)> {
+    let manifest = plan.branch.read_server_manifest(parent).await?;
+    let manifest = manifest.context("the server's own manifest of the parent was not kept")?;
+    let mut session = crate::commands::connect(&plan.info).await?;
+    session.upload_manifest(futures::stream::iter([Ok(manifest)])).await?;
+    let stream = session.base_backup(&options(plan, label, true)).await?;
+    let start = stream.start();
+    let limits = Limits::ask(sql, start.timeline, parent.start_lsn, start.lsn).await?;
+    Ok((stream, limits))
+}
+
+fn options(plan: &Plan, label: &BackupLabel, incremental: bool) -> BaseBackupOptions {
     BaseBackupOptions {
         label: format!("walkeep {label}"),
         checkpoint: Checkpoint::Fast,
         max_rate_kib: None,
         manifest_checksums: ManifestChecksums::Crc32c,
-        incremental: false,
+        incremental,
         verify_checksums: plan.judge == Judge::Server,
         progress: true,
         // We wait for the WAL ourselves, and say for which.
@@ -224,7 +281,7 @@ fn heartbeat(branch: &Branch, label: &BackupLabel) -> AbortOnDrop {
 async fn receive(
     plan: &Plan,
     label: &BackupLabel,
-    parent: Option<Parent>,
+    base: Base,
     mut stream: BackupStream,
     start: BackupStart,
     progress: &Progress,
@@ -233,7 +290,7 @@ async fn receive(
         progress.set_total(kib.saturating_mul(1024));
     }
     let packs = PackWriter::new(plan.branch.clone(), label.clone(), plan.jobs);
-    let mut collector = Collector::new(packs, parent, start.lsn, plan.facts.data_checksums());
+    let mut collector = Collector::new(packs, base, start.lsn, plan.facts.data_checksums());
     let mut server_manifest = Vec::new();
     loop {
         match stream.next().await.context("the server broke off the backup")? {
@@ -282,7 +339,8 @@ fn check(plan: &Plan, received: &Received) -> anyhow::Result<BackupManifest> {
             "the server's manifest is of the cluster {system_id}: the server was exchanged during the backup"
         );
     }
-    compare(&manifest, &received.collector.collected().entries)
+    let collected = received.collector.collected();
+    compare(&manifest, &collected.entries, &collected.sent)
         .map_err(|difference| failure(difference.to_string(), "take the backup again"))?;
     let control = control(received.collector.collected())?;
     anyhow::ensure!(

@@ -29,19 +29,30 @@ pub struct Parent {
 }
 
 /// A file of the parent.
+#[derive(Debug, Default)]
 struct Stored {
     size: u64,
     extents: Vec<Extent>,
+    /// Blocks whose checksums were wrong.
+    damaged: Vec<u32>,
 }
 
 impl Parent {
     /// From its manifest.
     pub fn new(branch: Branch, manifest: Manifest) -> Self {
         let files = manifest.entries.into_iter().filter_map(|entry| match entry {
-            Entry::File { path, size, extents, .. } => Some((path, Stored { size, extents })),
+            Entry::File { path, size, extents, .. } => {
+                Some((path, Stored { size, extents, damaged: Vec::new() }))
+            }
             Entry::Directory { .. } => None,
         });
-        Self { branch, packs: manifest.packs, files: files.collect(), cache: Cache::default() }
+        let mut files: HashMap<SafePath, Stored> = files.collect();
+        for file in manifest.head.damaged_pages {
+            if let Some(stored) = files.get_mut(&file.path) {
+                stored.damaged = file.blocks;
+            }
+        }
+        Self { branch, packs: manifest.packs, files, cache: Cache::default() }
     }
 
     /// The packs that its extents refer to.
@@ -61,13 +72,19 @@ impl Parent {
     /// The store cannot be reached. Digests that are not there, or damaged, are no error: those blocks count as
     /// changed.
     pub async fn open(&mut self, path: &SafePath) -> repository::Result<Option<ParentFile>> {
-        let Some(Stored { size, extents }) = self.files.remove(path) else { return Ok(None) };
-        let wanted: BTreeSet<u32> = extents.iter().map(|extent| extent.pack).collect();
+        let Some(mut file) = self.take(path) else { return Ok(None) };
+        let wanted: BTreeSet<u32> = file.stored.extents.iter().map(|extent| extent.pack).collect();
         let missing: Vec<u32> = wanted.iter().copied().filter(|pack| !self.cache.has(*pack)).collect();
         let fetched = stream::iter(missing).map(|pack| fetch(&self.branch, &self.packs, pack));
         let fetched: Vec<_> = fetched.buffer_unordered(FETCHES).try_collect().await?;
-        let blocks = self.cache.take(&wanted, fetched);
-        Ok(Some(ParentFile { size, extents, blocks, zeros: None }))
+        file.blocks = self.cache.take(&wanted, fetched);
+        Ok(Some(file))
+    }
+
+    /// The same without the digests: nothing can be compared with it, but its blocks can be taken over.
+    pub fn take(&mut self, path: &SafePath) -> Option<ParentFile> {
+        let stored = self.files.remove(path)?;
+        Some(ParentFile { stored, blocks: HashMap::new(), zeros: None })
     }
 }
 
@@ -128,17 +145,27 @@ impl Cache {
 /// A file of the parent with the digests of its blocks.
 #[derive(Debug)]
 pub struct ParentFile {
-    size: u64,
-    extents: Vec<Extent>,
+    stored: Stored,
     blocks: HashMap<u32, Arc<PackBlocks>>,
     /// The digest of a block of zeros, once it was needed.
     zeros: Option<BlockDigest>,
 }
 
 impl ParentFile {
-    /// Bytes of the file.
-    pub fn size(&self) -> u64 {
-        self.size
+    /// Blocks of it whose checksums were wrong, ascending.
+    pub fn damaged(&self) -> &[u32] {
+        &self.stored.damaged
+    }
+
+    /// Where its bytes of `[from, to)` lie. What no extent covers is zeros, or beyond its end.
+    pub fn range(&self, from: u64, to: u64) -> impl Iterator<Item = Extent> {
+        let extents = &self.stored.extents;
+        let first = extents.partition_point(|extent| extent.file_offset + extent.length <= from);
+        extents[first..].iter().take_while(move |extent| extent.file_offset < to).map(move |extent| {
+            let (start, end) = (extent.file_offset.max(from), (extent.file_offset + extent.length).min(to));
+            let pack_offset = extent.pack_offset + (start - extent.file_offset);
+            Extent { file_offset: start, length: end - start, pack: extent.pack, pack_offset }
+        })
     }
 
     /// Where the parent has the block that begins at `offset` of the file, if its block there has the same bytes. No
@@ -155,19 +182,11 @@ impl ParentFile {
     /// Where the parent has its block at `offset`, whatever is in it; `None` if it has no block of this length there.
     pub fn block(&self, offset: u64, length: usize) -> Option<Vec<Extent>> {
         let end = offset.checked_add(length as u64)?;
-        if offset >= self.size || (self.size - offset).min(BLOCK_SIZE as u64) != length as u64 {
+        let size = self.stored.size;
+        if offset >= size || (size - offset).min(BLOCK_SIZE as u64) != length as u64 {
             return None;
         }
-        let first = self.extents.partition_point(|extent| extent.file_offset + extent.length <= offset);
-        let overlapping = self.extents[first..].iter().take_while(|extent| extent.file_offset < end);
-        let pieces: Vec<Extent> = overlapping
-            .map(|extent| {
-                let from = extent.file_offset.max(offset);
-                let to = (extent.file_offset + extent.length).min(end);
-                let pack_offset = extent.pack_offset + (from - extent.file_offset);
-                Extent { file_offset: from, length: to - from, pack: extent.pack, pack_offset }
-            })
-            .collect();
+        let pieces: Vec<Extent> = self.range(offset, end).collect();
         // Blocks are stored whole or not at all; anything else is not what this code wrote.
         let covered: u64 = pieces.iter().map(|piece| piece.length).sum();
         (covered == 0 || covered == length as u64).then_some(pieces)
@@ -190,13 +209,13 @@ mod tests {
 
     /// Blocks 0 and 1 from pack 0, block 2 across the end of pack 0, block 3 nowhere, and ten bytes of pack 1.
     fn file() -> ParentFile {
+        let extents = vec![
+            extent(0, 2 * BLOCK + 100, 0, 7),
+            extent(2 * BLOCK + 100, BLOCK - 100, 1, 0),
+            extent(4 * BLOCK, 10, 1, 50_000),
+        ];
         ParentFile {
-            size: 4 * BLOCK + 10,
-            extents: vec![
-                extent(0, 2 * BLOCK + 100, 0, 7),
-                extent(2 * BLOCK + 100, BLOCK - 100, 1, 0),
-                extent(4 * BLOCK, 10, 1, 50_000),
-            ],
+            stored: Stored { size: 4 * BLOCK + 10, extents, damaged: Vec::new() },
             blocks: HashMap::new(),
             zeros: None,
         }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use repository::backup::{BackupKind, BackupLabel, Intent};
@@ -15,7 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::list::BackupLine;
 use crate::backup::choose::{self, Base, Wish};
 use crate::backup::facts::Sql;
-use crate::backup::{execute, plan};
+use crate::backup::plan::Plan;
+use crate::backup::{execute, native, plan};
 
 /// The arguments of `walkeep backup`.
 #[derive(Debug, Args)]
@@ -28,6 +29,11 @@ pub struct BackupArgs {
     #[arg(long)]
     incremental: bool,
 
+    /// How to find what has changed. By default the server is asked if it can be relied on: PostgreSQL 17.11, 18.6 and
+    /// later, with `summarize_wal`
+    #[arg(long, value_enum, value_name = "HOW", conflicts_with = "full")]
+    by: Option<By>,
+
     /// A note to keep with the backup, shown by `walkeep list`
     #[arg(long, value_name = "TEXT", value_parser = note)]
     label_note: Option<String>,
@@ -35,6 +41,15 @@ pub struct BackupArgs {
     /// Print one JSON object when it is done
     #[arg(long)]
     json: bool,
+}
+
+/// How to find what has changed since the parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// Read the whole cluster, and compare
+    Content,
+    /// Ask the server, also one whose WAL summaries have known faults
+    Server,
 }
 
 /// A note is one line of moderate length.
@@ -129,18 +144,37 @@ async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<Manifest
         started_at: Timestamp::now(),
     };
     plan.branch.begin_backup(&intent).await.context("cannot announce the backup in the repository")?;
-    match base.parent() {
-        None => tracing::info!(%label, wal = ?plan.wal, "taking a full backup"),
-        Some(parent) => tracing::info!(%label, %parent, wal = ?plan.wal, "taking an incremental backup"),
-    }
     let parent = match base {
         Base::Full { .. } => None,
         Base::Parent(manifest) => Some(manifest),
     };
+    let native = parent.as_ref().is_some_and(|parent| by_server(&plan, &parent.head, args.by));
+    match &parent {
+        None => tracing::info!(%label, wal = ?plan.wal, "taking a full backup"),
+        Some(parent) => {
+            let (parent, by) = (&parent.head.label, if native { "server" } else { "content" });
+            tracing::info!(%label, %parent, by, wal = ?plan.wal, "taking an incremental backup");
+        }
+    }
     let progress = if global.quiet { Progress::hidden() } else { Progress::new("backup", None) };
-    let head = execute::execute(&plan, &label, parent, &progress).await;
+    let head = execute::execute(&plan, &label, parent, native, &progress).await;
     progress.finish();
     head.with_context(|| format!("backup {label} failed"))
+}
+
+/// Whether the server shall tell what has changed.
+fn by_server(plan: &Plan, parent: &ManifestHead, by: Option<By>) -> bool {
+    if by == Some(By::Content) {
+        return false;
+    }
+    let insisted = by == Some(By::Server);
+    let possible = native::possible(plan.version, &plan.facts, plan.identity.timeline, parent, insisted);
+    match &possible {
+        Ok(()) => {}
+        Err(why) if insisted => tracing::warn!("all content is compared with {}: {why}", parent.label),
+        Err(why) => tracing::debug!("all content is compared with {}: {why}", parent.label),
+    }
+    possible.is_ok()
 }
 
 /// Who that probably is: the unfinished backup that gave the last sign of life. Empty if that cannot be told.
