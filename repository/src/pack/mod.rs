@@ -30,6 +30,11 @@ pub(crate) fn pack_key(name: &PackName) -> Key {
     Key::root().child(FOLDER).child(name.label()).child(name.id())
 }
 
+/// The pack that an object is, by its key below the branch.
+pub(crate) fn parse_key(key: &Key) -> Option<PackName> {
+    key.below(&Key::root().child(FOLDER))?.parse().ok()
+}
+
 /// The result of a task, whose own end should never be the trouble.
 pub(crate) fn outcome<T>(ended: Result<Result<T>, JoinError>) -> Result<T> {
     ended.unwrap_or_else(|error| {

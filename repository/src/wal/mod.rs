@@ -11,6 +11,7 @@ pub use epoch::EpochFacts;
 pub use file::HistoryFile;
 pub use listing::{TimelineWal, WalListing};
 pub use names::{Epoch, FragmentName};
+pub(crate) use names::{WalObject, parse_epoch};
 pub use tail::Tail;
 
 /// Whether something had to be stored.
