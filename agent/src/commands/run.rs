@@ -168,7 +168,7 @@ fn warn_of_unused(config: &Config) {
         ("schedule.verify", schedule.verify.is_some()),
         ("schedule.drill", schedule.drill.is_some()),
         ("http.listen", config.http.listen.is_some()),
-        ("retention", config.retention.is_some()),
+        ("retention", config.retention.keep.is_some()),
     ];
     for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
         warn!(

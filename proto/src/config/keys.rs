@@ -30,6 +30,7 @@ pub(super) const KEYS: &[&str] = &[
     "encryption.metadata_identity_file",
     "retention.window",
     "retention.full",
+    "retention.grace",
     "schedule.full",
     "schedule.incremental",
     "schedule.verify",

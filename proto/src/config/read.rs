@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::values::{DAY, HOUR, MILLISECOND, MINUTE, Reader, line_of};
+use super::values::{CENTURY, DAY, HOUR, MILLISECOND, MINUTE, Reader, line_of};
 use super::{
-    CompressionConfig, Config, ConfigError, EncryptionConfig, HttpConfig, ScheduleConfig, StorageConfig,
-    StreamConfig,
+    CompressionConfig, Config, ConfigError, EncryptionConfig, HttpConfig, RetentionConfig, ScheduleConfig,
+    StorageConfig, StreamConfig,
 };
 
 /// Reads the file's content.
@@ -66,7 +66,12 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
             identity_file: reader.path("encryption.identity_file")?,
             metadata_identity_file: reader.path("encryption.metadata_identity_file")?,
         },
-        retention: reader.retention("retention.window", "retention.full")?,
+        retention: RetentionConfig {
+            keep: reader.retention("retention.window", "retention.full")?,
+            grace: reader
+                .duration("retention.grace", Duration::ZERO..=CENTURY)?
+                .unwrap_or(RetentionConfig::default().grace),
+        },
         schedule: ScheduleConfig {
             full: reader.cron("schedule.full")?,
             incremental: reader.cron("schedule.incremental")?,
@@ -125,6 +130,7 @@ metadata_identity_file = "/etc/walkeep/metadata.txt"
 
 [retention]
 window = "14d"
+grace = "2d"
 
 [schedule]
 full = "0 2 * * 0"
@@ -151,7 +157,8 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.storage.concurrency, 8);
         assert_eq!(read.compression.level, 3);
         assert_eq!(read.encryption.recipients, ["age1abc"]);
-        assert_eq!(read.retention, Some(Retention::Window(14 * DAY)));
+        assert_eq!(read.retention.keep, Some(Retention::Window(14 * DAY)));
+        assert_eq!(read.retention.grace, 2 * DAY);
         assert_eq!(read.schedule.drill.as_deref(), Some("0 6 1 * *"));
         assert_eq!(read.http.listen.map(|address| address.port()), Some(9187));
         // Nothing is left at its default, so no key was forgotten.

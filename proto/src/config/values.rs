@@ -22,7 +22,7 @@ pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 /// Far enough for any retention, near enough for arithmetic on times.
-const CENTURY: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+pub(super) const CENTURY: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// The line, counted from 1, in which `span` begins.
 pub(super) fn line_of(text: &str, span: &Range<usize>) -> usize {

@@ -32,6 +32,12 @@ pub(crate) fn pack_key(name: &PackName) -> Key {
     Key::root().child(FOLDER).child(name.label()).child(name.id())
 }
 
+/// The pack that an object is, or whose blocks' digests it holds, by its key below the branch.
+pub(crate) fn parse_key(key: &Key) -> Option<PackName> {
+    let below = |folder| key.below(&Key::root().child(folder));
+    below(FOLDER).or_else(|| below(blocks::FOLDER))?.parse().ok()
+}
+
 /// The result of a task, whose own end should never be the trouble.
 pub(crate) fn outcome<T>(ended: Result<Result<T>, JoinError>) -> Result<T> {
     ended.unwrap_or_else(|error| {

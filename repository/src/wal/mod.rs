@@ -12,6 +12,7 @@ pub use epoch::EpochFacts;
 pub use file::HistoryFile;
 pub use listing::{TimelineWal, WalListing};
 pub use names::{Epoch, FragmentName};
+pub(crate) use names::{WalObject, parse_epoch};
 pub use tail::Tail;
 pub use tail_file::TailEnd;
 
