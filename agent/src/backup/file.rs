@@ -67,7 +67,11 @@ impl OpenFile {
 
     /// The blocks of the file at `path` that are not the parent's. The parent's count below `limit` only.
     pub(super) fn changed(path: SafePath, member: Member, parent: ParentFile, limit: u32) -> Self {
-        Self::new(path, member, Content::Changed { increment: Increment::new(), parent, limit, filled: 0 })
+        Self::new(
+            path,
+            member,
+            Content::Changed { increment: Increment::default(), parent, limit, filled: 0 },
+        )
     }
 
     /// The `backup_label` of an incremental backup.

@@ -42,13 +42,15 @@ enum Header {
     Known(IncrementalHeader),
 }
 
-impl Increment {
-    /// Before its first byte.
-    pub fn new() -> Self {
+/// Before its first byte.
+impl Default for Increment {
+    fn default() -> Self {
         let (header, cutter) = (Header::Gathering(Vec::new()), BlockCutter::default());
         Self { header, cutter, ready: Bytes::new(), taken: 0 }
     }
+}
 
+impl Increment {
     /// The next block and its number within the file. `None` once all of `bytes` was taken.
     pub fn take(&mut self, bytes: &mut Bytes) -> Result<Option<(u32, Bytes)>, IncrementalError> {
         if self.header(bytes)?.is_none() {
@@ -115,7 +117,7 @@ mod tests {
     type Blocks = Vec<(u32, Bytes)>;
 
     fn read(file: &[u8], chunk: usize) -> Result<(Blocks, IncrementalHeader), IncrementalError> {
-        let (mut increment, mut blocks) = (Increment::new(), Vec::new());
+        let (mut increment, mut blocks) = (Increment::default(), Vec::new());
         for piece in file.chunks(chunk) {
             let mut bytes = Bytes::copy_from_slice(piece);
             while let Some(block) = increment.take(&mut bytes)? {

@@ -94,7 +94,7 @@ pub async fn run(global: &GlobalArgs, args: BackupArgs) -> anyhow::Result<ExitCo
 /// A full backup in the place of an operator: the agent has found a gap in the WAL.
 pub(super) async fn take_after_gap(global: &GlobalArgs) -> anyhow::Result<BackupLabel> {
     let note = "taken by the agent: WAL before it is missing".to_owned();
-    let args = BackupArgs { full: true, label_note: Some(note), json: false };
+    let args = BackupArgs { full: true, incremental: false, by: None, label_note: Some(note), json: false };
     // No progress: nobody sits before it.
     let quiet = GlobalArgs { quiet: true, ..global.clone() };
     Ok(take(&quiet, &args).await?.label)

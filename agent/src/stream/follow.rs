@@ -331,7 +331,7 @@ impl Follower {
         let session = Session::new(wal, tail, sink, limits, self.state.clone(), self.known.clone());
         match Box::pin(session.run(stop)).await? {
             Ended::Stopped => Ok(None),
-            Ended::Timeline { session, next, end } => Ok(Some((session, next, end))),
+            Ended::Timeline { session, next, end } => Ok(Some((*session, next, end))),
         }
     }
 

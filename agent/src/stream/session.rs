@@ -38,7 +38,7 @@ pub(crate) struct Limits {
 /// Why a session ended well.
 pub(crate) enum Ended {
     /// The timeline is complete; everything of it is durable.
-    Timeline { session: Replication, next: NextTimeline, end: Lsn },
+    Timeline { session: Box<Replication>, next: NextTimeline, end: Lsn },
     /// We were asked to stop.
     Stopped,
 }
@@ -117,7 +117,7 @@ impl Session {
             Mode::TimelineEnded => {
                 let end = self.tail.received();
                 match self.wal.finish().await? {
-                    (session, Some(next)) => Ok(Ended::Timeline { session, next, end }),
+                    (session, Some(next)) => Ok(Ended::Timeline { session: Box::new(session), next, end }),
                     (_, None) => Err(StreamError::OutOfOrder(
                         "the server ended a timeline and did not say which one follows".to_owned(),
                     )),

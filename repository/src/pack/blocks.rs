@@ -97,7 +97,7 @@ impl PackBlocks {
         let after = self.runs.partition_point(|run| run.offset <= offset);
         let run = self.runs.get(after.checked_sub(1)?)?;
         let within = offset - run.offset;
-        if within >= run.length || within % BLOCK_SIZE as u64 != 0 {
+        if within >= run.length || !within.is_multiple_of(BLOCK_SIZE as u64) {
             return None;
         }
         let length = (run.length - within).min(BLOCK_SIZE as u64) as usize;
