@@ -160,6 +160,7 @@ impl Agent {
             flush_interval: Duration::from_millis(500),
             synchronous,
             shutdown_grace: Duration::from_secs(30),
+            gaps: Arc::default(),
         };
         self.state = StreamState::default();
         let (network, gate, state) = (network.clone(), self.gate.clone(), self.state.clone());
