@@ -30,6 +30,7 @@ pub(crate) fn run() -> Result<Report> {
     for name in names.lines().filter(|name| name.len() == 24) {
         std::fs::copy(stage.server.data().join("pg_wal").join(name), archive.join(name))
             .with_context(|| format!("cannot copy {name}"))?;
+        stage.world.account().own(&archive.join(name))?;
         segments.push(name.to_owned());
     }
     ensure!(segments.len() > PAIRS, "only {} segments are there", segments.len());

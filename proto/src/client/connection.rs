@@ -65,8 +65,10 @@ pub(super) struct Connection {
     /// Bytes were written since the last flush: TLS may still hold them.
     unflushed: bool,
     limit: usize,
-    /// What the last read brought, while a base backup comes.
-    bulk: Option<usize>,
+    /// A base backup comes.
+    bulk: bool,
+    /// And its last read was early: see [`EARLY`].
+    early: bool,
     parameters: BTreeMap<String, String>,
     key: Option<(i32, i32)>,
 }
@@ -82,7 +84,8 @@ impl Connection {
             broken: None,
             unflushed: false,
             limit: STRANGER_LIMIT,
-            bulk: None,
+            bulk: false,
+            early: false,
             parameters: BTreeMap::new(),
             key: None,
         }
@@ -100,7 +103,7 @@ impl Connection {
 
     /// From now on, until told otherwise, the server sends as much as it can.
     pub(super) fn expect_bulk(&mut self, bulk: bool) {
-        self.bulk = bulk.then_some(EARLY);
+        (self.bulk, self.early) = (bulk, false);
     }
 
     /// Settings that the server has reported.
@@ -266,11 +269,11 @@ impl Connection {
     }
 
     async fn fill(&mut self) -> Result<()> {
-        let room = if self.bulk.is_some() { MIN_BULK_ROOM } else { MIN_ROOM };
+        let room = if self.bulk { MIN_BULK_ROOM } else { MIN_ROOM };
         if self.inbound.capacity() - self.inbound.len() < room {
             self.inbound.reserve(READ_SIZE);
         }
-        if self.bulk.is_some_and(|read| read < EARLY) {
+        if self.early {
             // Servers send 8 KiB at a time. To be woken for each costs both sides more than all the rest of receiving.
             // The runtime's own timer knows nothing below a millisecond.
             std::thread::sleep(PAUSE);
@@ -281,7 +284,7 @@ impl Connection {
                 Err(self.lost(io::Error::new(io::ErrorKind::UnexpectedEof, why)))
             }
             Ok(read) => {
-                self.bulk = self.bulk.map(|_| read);
+                self.early = self.bulk && read < EARLY;
                 Ok(())
             }
             Err(source) => Err(self.lost(source)),
