@@ -2,6 +2,7 @@
 //!
 //! Needs PostgreSQL 15 in Debian's place; says so, and passes, where it is not.
 
+#[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
 mod server;
 
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@ use proto::{Lsn, SystemId, TimelineId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use repository::{Branch, BranchFacts, Error, Repository, Sealing, Store, Unsealing, chance};
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::{Instant, sleep};
 
 use crate::agents::{self, Agent, CLUSTER};
@@ -99,6 +99,7 @@ impl World {
 
     async fn run(&mut self) -> Result {
         self.start_agent(0);
+        let chatter = (self.random.random_range(0..3) == 0).then(|| self.chatter());
         for _ in 0..self.random.random_range(8..30) {
             self.event().await?;
             let pause = match self.random.random_range(0..12) {
@@ -110,6 +111,9 @@ impl World {
             self.judge()?;
         }
         self.look()?;
+        if let Some(chatter) = chatter {
+            chatter.abort();
+        }
         self.rest().await?;
         self.look()
     }
@@ -187,6 +191,28 @@ impl World {
             writes
         });
         self.tell(format!("written up to {writes:?}"));
+    }
+
+    /// Small commits all the time, so that there is something to merge.
+    fn chatter(&mut self) -> JoinHandle<()> {
+        self.tell("small commits from now on".to_owned());
+        let (cluster, mut random) = (self.cluster.clone(), StdRng::seed_from_u64(self.random.random()));
+        let pause = random.random_range(20..700);
+        tokio::spawn(async move {
+            loop {
+                sleep(Duration::from_millis(random.random_range(pause / 2..=pause))).await;
+                let length = random.random_range(30..400);
+                cluster.change(|state| {
+                    for host in 0..state.hosts.len() {
+                        let (up, primary) = (state.hosts[host].up, state.hosts[host].primary);
+                        if up == Up::Running && primary {
+                            let writing = state.hosts[host].writing;
+                            state.writings[writing].end = state.writings[writing].end + length;
+                        }
+                    }
+                });
+            }
+        })
     }
 
     fn weather(&mut self) {
