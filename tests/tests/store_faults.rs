@@ -265,6 +265,63 @@ fn fill(file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A primary that is to stop does so although the store is away: the agent lets go of it without having acknowledged
+/// anything, and the slot keeps what is missing until both are back.
+fn shutdown(major: u32) -> Result<()> {
+    let Some(installation) = Installation::or_skip(major) else { return Ok(()) };
+    let world = World::new()?;
+    let repo = Repo::of(StoreKind::S3, &world)?;
+    let server = Postgres::build(&installation, "data")
+        .segment_mib(1)
+        .conf("archive_mode", "off")
+        .conf("autovacuum", "off")
+        .start(&world)?;
+    let mut agent = Agent::configure(&world, &server, &repo)?;
+    agent.set("stream", "shutdown_grace", "\"3s\"")?;
+    agent.init()?;
+    agent.start()?;
+    Ledger::create(&server)?;
+    agent.backup_full()?;
+    let ledger = Ledger::open(&server, 1, 7);
+    ledger.wait_for_more(50)?;
+    repo.s3_server().down();
+    ledger.wait_for_more(50)?;
+    let notes = ledger.close()?;
+    let promised = promised(&server)?;
+    server.stop(Stop::Fast).with_context(|| agent.log_text())?;
+    ensure!(agent.log_text().contains("let go of the server"), "{}", agent.log_text());
+
+    repo.s3_server().up()?;
+    server.start()?;
+    ensure!(promised <= lsn_number(&server.lsn()?)?, "the server went back");
+    let last = server.mark()?;
+    let wanted = lsn_number(&last.lsn)?;
+    wait_for("all is durable", PATIENCE, || {
+        let status = agent.status()?;
+        let durable = status["stream"]["durable_lsn"].as_str().context("no position")?;
+        Ok((lsn_number(durable)? >= wanted).then_some(()))
+    })
+    .with_context(|| agent.log_text())?;
+    server.destroy()?;
+    agent.stop()?;
+    let data = world.at("restored");
+    agent.restore(&data, &[])?.ok()?;
+    let restored = start(&world, &installation, &repo, &data)?;
+    ensure!(Audit::of(&restored, &notes)?.lost.is_empty(), "acknowledged commits are lost");
+    ensure!(restored.digest_all()? == last.digest, "what came back is not what was there");
+    Ok(())
+}
+
+#[test]
+fn shutdown_pg13() -> Result<()> {
+    shutdown(13)
+}
+
+#[test]
+fn shutdown_pg18() -> Result<()> {
+    shutdown(18)
+}
+
 #[test]
 fn outage_pg15() -> Result<()> {
     trouble(Fault::Away, Duration::from_secs(20), 15)
