@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::agent::lsn_number;
-use harness::{Agent, Audit, Installation, Ledger, Output, Postgres, Repo, StoreKind, World, skip, wait_for};
+use harness::{
+    Agent, Audit, Installation, Ledger, Output, Postgres, Repo, Stop, StoreKind, World, skip, wait_for,
+};
 
 /// The archiver looks again after a minute, and what failed in the agent after some seconds.
 const PATIENCE: Duration = Duration::from_secs(180);
