@@ -125,6 +125,10 @@ impl Scene {
             let first = line.split(' ').next().unwrap_or_default();
             match first {
                 "ALTER" | "SELECT" | "GRANT" => drop(self.server.sql(line)?),
+                // Who may be whom: a line for pg_ident.conf.
+                "walkeep" if line.starts_with("walkeep   ") => {
+                    append(&self.server.data().join("pg_ident.conf"), line)?;
+                }
                 "walkeep" if line == "walkeep run" => self.agent.start()?,
                 "walkeep" => {
                     let words: Vec<&str> = line.split(' ').skip(1).collect();
@@ -135,9 +139,6 @@ impl Scene {
                 _ if section.is_some() && line.contains(" = ") => {
                     let (key, value) = line.split_once(" = ").context("a key and a value")?;
                     self.agent.set(section.as_deref().unwrap_or_default(), key, value)?;
-                }
-                _ if line.starts_with("walkeep   ") => {
-                    append(&self.server.data().join("pg_ident.conf"), line)?;
                 }
                 _ => {}
             }
