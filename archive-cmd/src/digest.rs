@@ -5,8 +5,8 @@
 //! thread takes the next piece when it has done one, so that a second thread that gets the processor late, or not at
 //! all, costs nothing.
 //!
-//! The file is read, not mapped. To map 16 MiB page by page costs as much as to copy them (measured: 1.7 ms against
-//! 2.1 ms), and a mapped file that is cut short kills by a signal, which would stop PostgreSQL's archiver.
+//! The file is read, not mapped. Digesting what was copied into the processor's cache takes no longer than digesting
+//! mapped pages from memory, and a mapped file that is cut short kills by a signal, which would stop PostgreSQL's archiver.
 
 use std::fs::File;
 use std::io;

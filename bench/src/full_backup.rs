@@ -6,21 +6,26 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use harness::{programs, workload};
 
+use crate::report::{Goal, Report};
 use crate::stage::Stage;
-use crate::turns::{Comparison, print, time, time_and_watch};
+use crate::turns::{Comparison, time, time_and_watch};
 
 /// pgbench's scale for a little over 2 GB.
 const SCALE: u32 = 140;
 const PAIRS: usize = 5;
 
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run() -> Result<Report> {
+    let mut report = Report::new("full backup, over the replication protocol");
     let stage = Stage::new()?;
+    report.setting(stage.describe());
     workload::init(&stage.server, SCALE)?;
     // Enough rows change that pages are not all alike.
     workload::transactions(&stage.server, 20_000)?;
     stage.server.sql("CHECKPOINT")?;
     let size = stage.server.sql("SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database")?;
-    println!("cluster: {size}, PostgreSQL {}", stage.server.major());
+    report.setting(format!(
+        "cluster of {size}; {PAIRS} pairs of runs in turns, in brackets the quartiles; seconds of the processor include the server's"
+    ));
 
     let walkeep = programs::program("walkeep")?;
     let installation = stage.server.installation();
@@ -32,17 +37,19 @@ pub(crate) fn run() -> Result<()> {
         || {
             let mut command = account.command(&walkeep);
             command.arg("backup").arg("--full").arg("--config").arg(stage.agent.config());
-            time_and_watch(command.stdout(Stdio::null()).stderr(Stdio::null()))
+            stage.with_server_cpu(|| time_and_watch(command.stdout(Stdio::null()).stderr(Stdio::null())))
         },
         || {
             let _ = fs::remove_dir_all(&target);
             let mut command = account.command(&pg_basebackup);
             command.arg("-d").arg(stage.server.conninfo()).arg("-D").arg(&target);
             command.args(["-Ft", "--compress=client-zstd:1", "--checkpoint=fast"]);
-            time(command.stdout(Stdio::null()))
+            stage.with_server_cpu(|| time(command.stdout(Stdio::null())))
         },
     )?;
-    print("full backup: walkeep against pg_basebackup --compress=client-zstd:1", &comparison, 1.0);
-    println!("    memory {:.0} MiB at its peak   goal < 96", comparison.our_peak_mib());
-    Ok(())
+    let against = "pg_basebackup --compress=client-zstd:1";
+    report.row("full backup, file repository", against, "ms", comparison.wall(), Goal::AtMost(1.0));
+    report.row("seconds of the processor", against, "s", comparison.cpu(), Goal::None);
+    report.note(format!("memory of walkeep backup: {} MiB (goal < 96)", comparison.our_peak_mib()));
+    Ok(report)
 }

@@ -4,18 +4,31 @@
 //! spread; what counts is the ratio.
 
 mod archive_cmd;
+mod commits;
+mod delay;
+mod fetch;
 mod full_backup;
+mod pgbackrest;
+mod picture;
+mod receiver;
+mod report;
+mod spread;
 mod stage;
+mod tail;
+mod throughput;
 mod turns;
 
-use anyhow::{Result, bail};
+use std::path::Path;
 
-type Bench = (&'static str, &'static str, fn() -> Result<()>);
+use anyhow::{Result, bail, ensure};
+use report::Report;
 
-const BENCHES: [Bench; 2] = [
+type Bench = (&'static str, &'static str, fn() -> Result<Report>);
+
+const BENCHES: [Bench; 9] = [
     (
         "archive-cmd",
-        "a segment that the agent holds, against cat; start-up, against an empty program",
+        "a segment that the agent holds, against cat and cp; start-up, against true",
         archive_cmd::run,
     ),
     (
@@ -23,17 +36,34 @@ const BENCHES: [Bench; 2] = [
         "a full backup of 2 GB, against pg_basebackup --compress=client-zstd:1",
         full_backup::run,
     ),
+    ("commits", "commits per second with a synchronous standby, against pg_receivewal", commits::run),
+    ("delay", "from a commit to its WAL in the repository, on S3", delay::run),
+    ("throughput", "WAL under a bulk COPY, against pg_receivewal", throughput::run),
+    ("memory", "of the agent while it streams, segments of 16 MiB and 1 GiB", throughput::memory),
+    ("fetch", "restore-cmd fetch against cp", fetch::run),
+    ("tail", "a flush on a file repository: a new object, against a record appended", tail::run),
+    ("pgbackrest", "backup, restore and archive_command against Debian's pgBackRest", pgbackrest::run),
 ];
 
+/// Where the pictures are kept.
+const PICTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks");
+
 fn main() -> Result<()> {
-    let name = std::env::args().nth(1).unwrap_or_default();
-    match BENCHES.iter().find(|(known, ..)| *known == name) {
-        Some((.., run)) => run(),
-        None => {
-            for (name, what, _) in BENCHES {
-                println!("{name:<14}{what}");
-            }
-            if name.is_empty() { Ok(()) } else { bail!("there is no benchmark \"{name}\"") }
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let save = words.iter().any(|word| word == "--save");
+    words.retain(|word| word != "--save");
+    if words.is_empty() {
+        println!("NAME [--save]: run a benchmark, and keep a picture of it in docs/benchmarks\n");
+        BENCHES.iter().for_each(|(name, what, _)| println!("{name:<14}{what}"));
+    }
+    for word in &words {
+        let found = BENCHES.iter().find(|(name, ..)| name == word);
+        let Some((name, _, run)) = found else { bail!("there is no benchmark \"{word}\"") };
+        let report = run()?;
+        ensure!(!report.rows.is_empty() || !report.notes.is_empty(), "{name} has measured nothing");
+        if save {
+            report.save(Path::new(PICTURES), name)?;
         }
     }
+    Ok(())
 }

@@ -1,33 +1,36 @@
 //! Measuring commands against each other, in turns: A B A B …, so that a machine whose speed drifts slows both.
 
-use std::fmt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+
+use crate::spread::Spread;
 
 /// What one run of a command took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Run {
     pub(crate) wall: Duration,
+    /// Processor time, with what it had others do where the caller has added that. In steps of 10 ms.
+    pub(crate) cpu: Duration,
     /// The largest resident size that was seen, in bytes; 0 where it was not watched.
     pub(crate) peak_memory: u64,
 }
 
 /// Runs a command to its end.
 pub(crate) fn time(command: &mut Command) -> Result<Run> {
-    let begun = Instant::now();
-    let status = command.status()?;
+    let (begun, cpu) = (Instant::now(), cpu_of_children("self")?);
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     let wall = begun.elapsed();
     ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(Run { wall, peak_memory: 0 })
+    Ok(Run { wall, cpu: cpu_of_children("self")?.saturating_sub(cpu), peak_memory: 0 })
 }
 
 /// Runs a command to its end and watches its memory, every 10 ms. The kernel keeps the peak, so only what a process
 /// allocates in its last 10 ms can be missed.
 pub(crate) fn time_and_watch(command: &mut Command) -> Result<Run> {
-    let begun = Instant::now();
-    let mut child = command.spawn()?;
+    let (begun, cpu) = (Instant::now(), cpu_of_children("self")?);
+    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let mut peak_memory = 0;
     let status = loop {
         peak_memory = peak_memory.max(resident_peak(&child));
@@ -38,14 +41,28 @@ pub(crate) fn time_and_watch(command: &mut Command) -> Result<Run> {
     };
     let wall = begun.elapsed();
     ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(Run { wall, peak_memory })
+    Ok(Run { wall, cpu: cpu_of_children("self")?.saturating_sub(cpu), peak_memory })
 }
 
-fn resident_peak(child: &Child) -> u64 {
+/// The largest size that a process has had in memory so far, in bytes.
+pub(crate) fn resident_peak(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
+}
+
+/// Processor time of the children of a process that have ended, and of their children.
+pub(crate) fn cpu_of_children(process: &str) -> Result<Duration> {
+    /// What `/proc` counts in, on every Linux there is.
+    const TICK: Duration = Duration::from_millis(10);
+    /// Where, after the name in brackets, cutime and cstime are.
+    const FIELDS: [usize; 2] = [13, 14];
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).context("cannot read /proc")?;
+    let (_, rest) = stat.rsplit_once(')').context("/proc/…/stat has no name")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks = FIELDS.map(|at| fields.get(at).and_then(|field| field.parse::<u32>().ok()));
+    Ok(ticks.into_iter().flatten().sum::<u32>() * TICK)
 }
 
 /// The same number of runs of two contenders, the first of each left out as warm-up.
@@ -72,55 +89,20 @@ impl Comparison {
         Ok(comparison)
     }
 
-    /// Time of ours over time of theirs, pair by pair.
-    pub(crate) fn ratio(&self) -> Spread {
-        let pairs = self.ours.iter().zip(&self.theirs);
-        Spread::of(pairs.map(|(ours, theirs)| ours.wall.as_secs_f64() / theirs.wall.as_secs_f64()))
+    /// Milliseconds on the wall of each contender.
+    pub(crate) fn wall(&self) -> (Vec<f64>, Vec<f64>) {
+        let milliseconds = |runs: &[Run]| runs.iter().map(|run| run.wall.as_secs_f64() * 1e3).collect();
+        (milliseconds(&self.ours), milliseconds(&self.theirs))
     }
 
-    pub(crate) fn our_milliseconds(&self) -> Spread {
-        Spread::of(self.ours.iter().map(|run| run.wall.as_secs_f64() * 1e3))
+    /// Seconds of the processor of each contender.
+    pub(crate) fn cpu(&self) -> (Vec<f64>, Vec<f64>) {
+        let seconds = |runs: &[Run]| runs.iter().map(|run| run.cpu.as_secs_f64()).collect();
+        (seconds(&self.ours), seconds(&self.theirs))
     }
 
-    pub(crate) fn their_milliseconds(&self) -> Spread {
-        Spread::of(self.theirs.iter().map(|run| run.wall.as_secs_f64() * 1e3))
+    /// The largest memory of our runs, in MiB.
+    pub(crate) fn our_peak_mib(&self) -> Spread {
+        Spread::of(self.ours.iter().map(|run| run.peak_memory as f64 / (1 << 20) as f64))
     }
-
-    /// The largest memory of any of our runs, in MiB.
-    pub(crate) fn our_peak_mib(&self) -> f64 {
-        self.ours.iter().map(|run| run.peak_memory).max().unwrap_or(0) as f64 / (1 << 20) as f64
-    }
-}
-
-/// Least, middle and greatest of a set of figures.
-#[derive(Clone, Copy)]
-pub(crate) struct Spread {
-    least: f64,
-    median: f64,
-    greatest: f64,
-}
-
-impl Spread {
-    fn of(figures: impl Iterator<Item = f64>) -> Spread {
-        let mut figures: Vec<f64> = figures.collect();
-        figures.sort_by(f64::total_cmp);
-        let at = |index: usize| figures.get(index).copied().unwrap_or(f64::NAN);
-        Spread { least: at(0), median: at(figures.len() / 2), greatest: at(figures.len().saturating_sub(1)) }
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.2} ({:.2}–{:.2})", self.median, self.least, self.greatest)
-    }
-}
-
-/// One line of a result: what, ours, theirs, ratio, goal.
-pub(crate) fn print(what: &str, comparison: &Comparison, goal: f64) {
-    println!(
-        "{what}\n    ours   {} ms\n    theirs {} ms\n    ratio  {}   goal ≤ {goal}",
-        comparison.our_milliseconds(),
-        comparison.their_milliseconds(),
-        comparison.ratio(),
-    );
 }

@@ -179,6 +179,21 @@ impl Agent {
         Ok(())
     }
 
+    /// Stops the agent where it stands, until [`Agent::thaw`]: it does nothing, and is not dead.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen agent go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.process.as_ref().context("the agent is not running")?;
+        kill_process(pid_of(child), signal).context("cannot signal the agent")
+    }
+
     /// Asks the agent to end, and asserts that it does so in order.
     pub fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.process.take() else { return Ok(()) };
@@ -191,6 +206,15 @@ impl Agent {
         let status = ended.with_context(|| self.log_text())?;
         ensure!(status.success(), "the agent ended with {status}:\n{}", self.log_text());
         Ok(())
+    }
+
+    /// The most memory that the running agent has had, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let process = self.process.as_ref().context("the agent does not run")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()).context("no VmHWM")?;
+        Ok(kib.parse::<u64>()? * 1024)
     }
 
     /// What the agent and spawned programs have logged.

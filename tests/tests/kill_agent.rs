@@ -65,8 +65,10 @@ fn killed_during_backup(store: StoreKind) -> Result<()> {
     let first = agent.backup_full()?;
     let whole = begun.elapsed();
     let mut known = vec![first];
-    for _ in 0..6 {
-        let mut backup = agent.spawn("walkeep", &["backup", "--full"])?;
+    for round in 0..6 {
+        let kind = if round % 2 == 0 { "--incremental" } else { "--full" };
+        workload::transactions(&server, 20)?;
+        let mut backup = agent.spawn("walkeep", &["backup", kind])?;
         std::thread::sleep(whole.mul_f64(random.random_range(0.05..1.0)));
         let _ = backup.kill();
         let finished = backup.wait()?.success();

@@ -2,7 +2,9 @@
 
 pub mod backup;
 pub mod check;
+pub mod expire;
 pub mod init;
+pub mod keep;
 pub mod list;
 pub mod push;
 pub mod run;

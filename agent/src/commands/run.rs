@@ -18,7 +18,7 @@ use crate::archive::{Archive, KnownSegments};
 use crate::backoff::Backoff;
 use crate::server::{AgentState, BackupSource, Listener, serve};
 use crate::stop::stopped;
-use crate::stream::{StreamOptions, follow};
+use crate::stream::{PostgreSql, StreamOptions, follow};
 
 /// The arguments of `walkeep run`.
 #[derive(Debug, Args)]
@@ -45,6 +45,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     }
     let stream = if config.stream.enabled {
         let options = StreamOptions {
+            servers: Arc::new(PostgreSql),
             postgres: super::conninfo(&config)?,
             cluster: cluster.clone(),
             slot: config.stream.slot.clone(),
@@ -167,7 +168,7 @@ fn warn_of_unused(config: &Config) {
         ("schedule.verify", schedule.verify.is_some()),
         ("schedule.drill", schedule.drill.is_some()),
         ("http.listen", config.http.listen.is_some()),
-        ("retention", config.retention.is_some()),
+        ("retention", config.retention.keep.is_some()),
     ];
     for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
         warn!(

@@ -10,7 +10,7 @@ use super::error::StreamError;
 use super::proof::Checkpoint;
 use super::sink;
 use super::start::{Known, KnownTail};
-use super::tail::checkpoint_positions;
+use super::window::checkpoint_positions;
 
 impl Known {
     /// Where it ends.

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::{Error, Result, tls};
 
 /// What a connection runs over.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 
@@ -25,6 +25,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 const READ_SIZE: usize = 256 << 10;
 /// With less room than this, more is made: small reads would cost more than a new buffer.
 const MIN_ROOM: usize = 32 << 10;
+/// The same while a base backup comes: with most of it free, one read takes all that the socket holds.
+const MIN_BULK_ROOM: usize = 128 << 10;
+/// A base backup's read that brings less than this was too early to be worth what a read costs.
+const EARLY: usize = 64 << 10;
+/// How long more is waited for then. At a gigabyte a second a Unix socket is full after two times this.
+const PAUSE: Duration = Duration::from_micros(100);
 /// Until the server has accepted us it has no reason to send more than a few hundred bytes at once.
 const STRANGER_LIMIT: usize = 64 << 10;
 /// The longest message that a server sends to us: the content of a history file, at the very worst.
@@ -59,6 +65,8 @@ pub(super) struct Connection {
     /// Bytes were written since the last flush: TLS may still hold them.
     unflushed: bool,
     limit: usize,
+    /// What the last read brought, while a base backup comes.
+    bulk: Option<usize>,
     parameters: BTreeMap<String, String>,
     key: Option<(i32, i32)>,
 }
@@ -74,6 +82,7 @@ impl Connection {
             broken: None,
             unflushed: false,
             limit: STRANGER_LIMIT,
+            bulk: None,
             parameters: BTreeMap::new(),
             key: None,
         }
@@ -87,6 +96,11 @@ impl Connection {
     /// The server has accepted us: longer messages are welcome.
     pub(super) fn trust(&mut self) {
         self.limit = MESSAGE_LIMIT;
+    }
+
+    /// From now on, until told otherwise, the server sends as much as it can.
+    pub(super) fn expect_bulk(&mut self, bulk: bool) {
+        self.bulk = bulk.then_some(EARLY);
     }
 
     /// Settings that the server has reported.
@@ -252,15 +266,24 @@ impl Connection {
     }
 
     async fn fill(&mut self) -> Result<()> {
-        if self.inbound.capacity() - self.inbound.len() < MIN_ROOM {
+        let room = if self.bulk.is_some() { MIN_BULK_ROOM } else { MIN_ROOM };
+        if self.inbound.capacity() - self.inbound.len() < room {
             self.inbound.reserve(READ_SIZE);
+        }
+        if self.bulk.is_some_and(|read| read < EARLY) {
+            // Servers send 8 KiB at a time. To be woken for each costs both sides more than all the rest of receiving.
+            // The runtime's own timer knows nothing below a millisecond.
+            std::thread::sleep(PAUSE);
         }
         match self.io.read_buf(&mut self.inbound).await {
             Ok(0) => {
                 let why = "the server closed the connection";
                 Err(self.lost(io::Error::new(io::ErrorKind::UnexpectedEof, why)))
             }
-            Ok(_) => Ok(()),
+            Ok(read) => {
+                self.bulk = self.bulk.map(|_| read);
+                Ok(())
+            }
             Err(source) => Err(self.lost(source)),
         }
     }

@@ -5,8 +5,10 @@
 //! uses it.
 
 mod error;
+mod keys;
 mod names;
 mod read;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +49,7 @@ pub struct Config {
     /// `[encryption]`
     pub encryption: EncryptionConfig,
     /// `[retention]`
-    pub retention: Option<Retention>,
+    pub retention: RetentionConfig,
     /// `[schedule]`
     pub schedule: ScheduleConfig,
     /// `[http]`
@@ -160,7 +162,23 @@ pub struct EncryptionConfig {
     pub metadata_identity_file: Option<PathBuf>,
 }
 
-/// `[retention]`: what `walkeep expire` keeps. Exactly one of the two keys; without the section everything is kept.
+/// `[retention]`: what `walkeep expire` keeps, and how it deletes the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// `window` or `full`; with neither everything is kept.
+    pub keep: Option<Retention>,
+    /// `grace`: how long what is to be deleted waits, condemned. It must be longer than the longest restore. Default
+    /// `"1d"`; at most a century.
+    pub grace: Duration,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { keep: None, grace: Duration::from_secs(24 * 3600) }
+    }
+}
+
+/// What is kept: by one of the two keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retention {
     /// `window`: every moment of this much time back stays restorable; at least 1 minute.

@@ -1,67 +1,64 @@
-//! Cuts a stream of buffers into frames, copying as little as can be.
+//! Cuts a stream of buffers into frames.
 
-use bytes::{Bytes, BytesMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, Bytes};
 
 use super::FRAME_SIZE;
 
 /// Gathers appended bytes until a frame is full.
 ///
-/// Buffers are kept as they came. A frame that lies within one buffer is handed on without a copy; one that
-/// was gathered from several is copied once, by whoever asks for it as one slice (a compressing thread, not
-/// the one that reads the socket).
-#[derive(Default)]
+/// They are copied, once, while they are still in the cache of the processor that has received them; so the
+/// receiver can use its buffer again at once, and whoever compresses finds the frame in one piece.
 pub(crate) struct Cutter {
-    parts: Vec<Bytes>,
-    gathered: usize,
+    frame: Vec<u8>,
+    idle: IdleFrames,
 }
 
-/// The raw bytes of one frame, in one or several buffers.
-pub(crate) struct RawFrame {
-    parts: Vec<Bytes>,
-    length: usize,
+/// The memory of frames that have been done with, to be used again: fresh memory costs as much as the copy. There
+/// are never more than have been on their way at one time.
+#[derive(Clone, Default)]
+pub(crate) struct IdleFrames(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl IdleFrames {
+    /// Takes back the memory of a frame.
+    pub(crate) fn give(&self, mut frame: Vec<u8>) {
+        frame.clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+    }
+
+    fn take(&self) -> Vec<u8> {
+        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.unwrap_or_else(|| Vec::with_capacity(FRAME_SIZE))
+    }
 }
 
 impl Cutter {
+    /// `idle`: where those who are done with a frame give it.
+    pub(crate) fn new(idle: IdleFrames) -> Self {
+        Self { frame: idle.take(), idle }
+    }
+
     /// Room in the frame that is being gathered; never 0.
     pub(crate) fn room(&self) -> usize {
-        FRAME_SIZE - self.gathered
+        FRAME_SIZE - self.frame.len()
     }
 
     /// Takes up to [`Cutter::room`] bytes from the front of `bytes`; a frame comes out when it is full.
-    pub(crate) fn take(&mut self, bytes: &mut Bytes) -> Option<RawFrame> {
-        let part = bytes.split_to(bytes.len().min(self.room()));
-        if !part.is_empty() {
-            self.gathered += part.len();
-            self.parts.push(part);
-        }
-        (self.gathered == FRAME_SIZE).then(|| self.cut())
+    pub(crate) fn take(&mut self, bytes: &mut Bytes) -> Option<Vec<u8>> {
+        let length = bytes.len().min(self.room());
+        self.frame.extend_from_slice(&bytes[..length]);
+        bytes.advance(length);
+        (self.frame.len() == FRAME_SIZE).then(|| self.cut())
     }
 
     /// What is left, as the last and shorter frame of a pack; `None` if nothing is.
-    pub(crate) fn rest(&mut self) -> Option<RawFrame> {
-        (self.gathered > 0).then(|| self.cut())
+    pub(crate) fn rest(&mut self) -> Option<Vec<u8>> {
+        (!self.frame.is_empty()).then(|| self.cut())
     }
 
-    fn cut(&mut self) -> RawFrame {
-        let length = std::mem::take(&mut self.gathered);
-        // The next frame will have about as many parts as this one.
-        let next = Vec::with_capacity(self.parts.len());
-        RawFrame { parts: std::mem::replace(&mut self.parts, next), length }
-    }
-}
-
-impl RawFrame {
-    /// The frame as one slice: the buffer itself where there is one, else gathered into `scratch`.
-    pub(crate) fn as_slice<'a>(&'a self, scratch: &'a mut BytesMut) -> &'a [u8] {
-        match self.parts.as_slice() {
-            [single] => single,
-            parts => {
-                scratch.clear();
-                scratch.reserve(self.length);
-                parts.iter().for_each(|part| scratch.extend_from_slice(part));
-                scratch
-            }
-        }
+    fn cut(&mut self) -> Vec<u8> {
+        std::mem::replace(&mut self.frame, self.idle.take())
     }
 }
 
@@ -72,23 +69,31 @@ mod tests {
     use super::*;
 
     fn cut_all(buffers: Vec<Bytes>) -> Vec<Vec<u8>> {
-        let (mut cutter, mut frames, mut scratch) = (Cutter::default(), Vec::new(), BytesMut::new());
+        let idle = IdleFrames::default();
+        let (mut cutter, mut frames) = (Cutter::new(idle.clone()), Vec::new());
+        let mut keep = |frame: Vec<u8>| {
+            frames.push(frame.clone());
+            idle.give(frame);
+        };
         for mut buffer in buffers {
             while !buffer.is_empty() {
-                frames.extend(cutter.take(&mut buffer).map(|frame| frame.as_slice(&mut scratch).to_vec()));
+                cutter.take(&mut buffer).into_iter().for_each(&mut keep);
             }
         }
-        frames.extend(cutter.rest().map(|frame| frame.as_slice(&mut scratch).to_vec()));
+        cutter.rest().into_iter().for_each(&mut keep);
         frames
     }
 
     #[test]
-    fn a_frame_within_one_buffer_is_not_copied() {
-        let mut buffer = Bytes::from(vec![7; FRAME_SIZE + 10]);
-        let start = buffer.as_ptr();
-        let frame = Cutter::default().take(&mut buffer).unwrap();
-        assert_eq!(frame.as_slice(&mut BytesMut::new()).as_ptr(), start);
-        assert_eq!(buffer.len(), 10);
+    fn memory_that_was_given_back_is_used_again() {
+        let idle = IdleFrames::default();
+        let mut cutter = Cutter::new(idle.clone());
+        let first = cutter.take(&mut Bytes::from(vec![7; FRAME_SIZE])).unwrap();
+        let memory = first.as_ptr();
+        idle.give(first);
+        cutter.take(&mut Bytes::from(vec![8; FRAME_SIZE])).unwrap();
+        let third = cutter.take(&mut Bytes::from(vec![9; FRAME_SIZE])).unwrap();
+        assert_eq!((third.as_ptr(), third[0], third.len()), (memory, 9, FRAME_SIZE));
     }
 
     proptest! {

@@ -5,8 +5,8 @@
 //!  (caller)              (`jobs` threads)       (one thread)       (the store's parts)
 //! ```
 //!
-//! Memory: `2 · jobs + 2` frames are on their way at most, each up to 1 MiB raw and, once compressed, up to 1
-//! MiB more; a zstd context and a buffer of 1 MiB for each of the `jobs`; what an upload holds (32 MiB), of
+//! Memory: `2 · jobs + 2` frames are on their way at most, and one more is being gathered, each up to 1 MiB raw
+//! and, once compressed, up to 1 MiB more; a zstd context for each of the `jobs`; what an upload holds (32 MiB), of
 //! which there is one at a time and, while a pack is being completed, the rest of the one before (24 MiB at
 //! most). A file store writes parts out faster than they are made, so that there about 30 MiB are in use with
 //! two jobs.
@@ -20,9 +20,11 @@ use proto::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::cutter::{Cutter, RawFrame};
+use super::cutter::{Cutter, IdleFrames};
 use super::index::{Frame, MAX_FRAMES, PackIndex};
-use super::{Extent, FRAME_SIZE, PackEntry, PackName, outcome, pack_key, push_extent};
+use super::{
+    BlockDigest, Extent, FRAME_SIZE, PackBlocks, PackEntry, PackName, outcome, pack_key, push_extent,
+};
 use crate::backup::BackupLabel;
 use crate::{Branch, Error, Kind, Result, SealWriter, Upload};
 
@@ -40,6 +42,8 @@ pub struct PackWriter {
     /// Raw bytes in the current pack, those included that wait in the cutter.
     pack_raw: u64,
     raw_bytes: u64,
+    /// The blocks that begin in the current pack.
+    blocks: PackBlocks,
     compressors: Arc<Compressors>,
     /// One permit for each frame between the cutter and the upload.
     room: Arc<Semaphore>,
@@ -58,8 +62,8 @@ pub struct PackWriter {
 /// of packs.
 enum Step {
     Frame(JoinHandle<Result<Compressed>>, OwnedSemaphorePermit),
-    EndOfPack,
-    Finish,
+    EndOfPack(PackBlocks),
+    Finish(PackBlocks),
 }
 
 impl PackWriter {
@@ -70,13 +74,15 @@ impl PackWriter {
         let jobs = jobs.max(1);
         let stored = Arc::new(AtomicU64::new(0));
         let (steps, received) = mpsc::unbounded_channel();
-        let compressors = Arc::new(Compressors::new(branch.sealing().level()));
+        let frames = IdleFrames::default();
+        let compressors = Arc::new(Compressors::new(branch.sealing().level(), frames.clone()));
         let shipper = Shipper::new(branch, label, stored.clone());
         Self {
-            cutter: Cutter::default(),
+            cutter: Cutter::new(frames),
             pack: 0,
             pack_raw: 0,
             raw_bytes: 0,
+            blocks: PackBlocks::default(),
             compressors,
             room: Arc::new(Semaphore::new(2 * jobs + 2)),
             threads: Arc::new(Semaphore::new(jobs)),
@@ -110,6 +116,12 @@ impl PackWriter {
         Ok(extents)
     }
 
+    /// Tells that the next `length` bytes, however they will be appended, are a block of a file, and their digest:
+    /// a later backup will compare with it. The last block of a file may be shorter than the others.
+    pub fn begin_block(&mut self, length: usize, digest: BlockDigest) {
+        self.blocks.push(self.pack_raw, length, digest);
+    }
+
     /// Raw bytes that were appended.
     pub fn raw_bytes(&self) -> u64 {
         self.raw_bytes
@@ -125,7 +137,8 @@ impl PackWriter {
         if let Some(frame) = self.cutter.rest() {
             self.send(frame).await?;
         }
-        self.step(Step::Finish).await?;
+        let blocks = std::mem::take(&mut self.blocks);
+        self.step(Step::Finish(blocks)).await?;
         match self.shipper.take() {
             Some(shipper) => outcome(shipper.await),
             None => Err(broken_before()),
@@ -133,14 +146,14 @@ impl PackWriter {
     }
 
     /// Hands a frame on to be compressed, as soon as there is room for one more.
-    async fn send(&mut self, frame: RawFrame) -> Result<()> {
+    async fn send(&mut self, frame: Vec<u8>) -> Result<()> {
         let Ok(permit) = self.room.clone().acquire_owned().await else { return Err(broken_before()) };
         let (threads, compressors) = (self.threads.clone(), self.compressors.clone());
         let task = tokio::spawn(async move {
             // Frames wait in the order in which they came, so none is late by more than the number of
             // threads.
             let _thread = threads.acquire().await;
-            outcome(spawn_blocking(move || compressors.compress(&frame)).await)
+            outcome(spawn_blocking(move || compressors.compress(frame)).await)
         });
         self.step(Step::Frame(task, permit)).await
     }
@@ -157,7 +170,8 @@ impl PackWriter {
             self.pack.checked_add(1).ok_or_else(|| Error::invalid("the backup", "it has too many packs"))?;
         self.pack_raw = 0;
         self.stored_before = stored;
-        self.step(Step::EndOfPack).await
+        let blocks = std::mem::take(&mut self.blocks);
+        self.step(Step::EndOfPack(blocks)).await
     }
 
     /// Tells the shipping task what comes next. If it has ended before its time, it knows why.
@@ -183,35 +197,36 @@ struct Compressed {
     digest: Digest,
 }
 
-/// zstd contexts and buffers that are not in use, to be used again: a context costs more to set up than a
-/// frame to compress.
+/// zstd contexts that are not in use, to be used again: one costs more to set up than a frame to compress.
 struct Compressors {
     level: i32,
-    idle: Mutex<Vec<(zstd::bulk::Compressor<'static>, BytesMut)>>,
+    idle: Mutex<Vec<zstd::bulk::Compressor<'static>>>,
+    frames: IdleFrames,
 }
 
 impl Compressors {
-    fn new(level: i32) -> Self {
-        Self { level, idle: Mutex::new(Vec::new()) }
+    fn new(level: i32, frames: IdleFrames) -> Self {
+        Self { level, idle: Mutex::new(Vec::new()), frames }
     }
 
-    fn compress(&self, frame: &RawFrame) -> Result<Compressed> {
+    fn compress(&self, frame: Vec<u8>) -> Result<Compressed> {
         let failed = |error: io::Error| Error::invalid("zstd", error);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let (mut compressor, mut scratch) = match idle {
+        let mut compressor = match idle {
             Some(idle) => idle,
             None => {
                 let mut compressor = zstd::bulk::Compressor::new(self.level).map_err(failed)?;
                 // Ours are the digests; this one is for those who open a pack with `zstd` alone.
                 compressor.include_checksum(true).map_err(failed)?;
-                (compressor, BytesMut::new())
+                compressor
             }
         };
-        let raw = frame.as_slice(&mut scratch);
-        let (length, digest) = (raw.len(), Digest::of(raw));
-        let bytes = compressor.compress(raw).map_err(failed)?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((compressor, scratch));
-        Ok(Compressed { bytes, raw: length, digest })
+        let digest = Digest::of(&frame);
+        let bytes = compressor.compress(&frame).map_err(failed)?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(compressor);
+        let raw = frame.len();
+        self.frames.give(frame);
+        Ok(Compressed { bytes, raw, digest })
     }
 }
 
@@ -255,12 +270,12 @@ impl Shipper {
                     self.stored.fetch_add(pack.1, Ordering::Relaxed);
                     open = Some(pack.0);
                 }
-                Step::EndOfPack => {
-                    self.end(open.take()).await?;
+                Step::EndOfPack(blocks) => {
+                    self.end(open.take(), blocks).await?;
                     number += 1;
                 }
-                Step::Finish => {
-                    self.end(open.take()).await?;
+                Step::Finish(blocks) => {
+                    self.end(open.take(), blocks).await?;
                     self.settle().await?;
                     return Ok(self.done);
                 }
@@ -282,13 +297,17 @@ impl Shipper {
 
     /// Ends a pack: its index and closing header are written now, the store's last work is awaited in the
     /// background.
-    async fn end(&mut self, pack: Option<OpenPack>) -> Result<()> {
+    async fn end(&mut self, pack: Option<OpenPack>, blocks: PackBlocks) -> Result<()> {
         self.settle().await?;
         if let Some(pack) = pack {
             let (upload, mut entry) = pack.close().await?;
+            let branch = self.branch.clone();
             self.ending = Some(tokio::spawn(async move {
                 // When this returns the pack is durable; only then can a manifest name it.
                 entry.stored_length = upload.finish().await?;
+                if !blocks.is_empty() {
+                    branch.put_pack_blocks(&entry.name, &blocks).await?;
+                }
                 Ok(entry)
             }));
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use super::{Postgres, servers};
-use crate::{Installation, Output, World};
+use crate::{Certificates, Installation, Output, World};
 
 /// A cluster yet to be made.
 #[derive(Clone, Debug)]
@@ -58,6 +58,11 @@ impl Builder {
     pub fn hba(mut self, text: &str) -> Builder {
         self.hba = Some(text.to_owned());
         self
+    }
+
+    /// TLS with the certificate that is served.
+    pub fn tls(self, certificates: &Certificates) -> Builder {
+        certificates.settings().iter().fold(self, |builder, (name, value)| builder.conf(name, value))
     }
 
     /// Variables for the server's environment, and so for its archive_command.

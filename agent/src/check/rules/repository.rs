@@ -72,7 +72,7 @@ fn space(space: &Space) -> Finding {
 
 fn retention(observed: &Observed, stored: &Stored) -> Finding {
     const CODE: &str = "retention";
-    match (&observed.config.retention, &stored.space) {
+    match (&observed.config.retention.keep, &stored.space) {
         (Some(_), _) => Finding::ok(CODE, "retention is set: `walkeep expire` removes what it does not keep"),
         (None, Some(space)) => Finding::warning(
             CODE,

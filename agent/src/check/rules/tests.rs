@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use proto::config::{Config, Retention};
+use proto::config::{Config, Retention, RetentionConfig};
 
 use super::super::observed::{
     Agent, Archiver, Backup, Cluster, Failed, Observed, Program, Server, Space, Stored,
@@ -70,7 +70,10 @@ fn healthy() -> Observed {
         ..Stored::default()
     };
     Observed {
-        config: Config { retention: Some(Retention::Full(2)), ..Config::default() },
+        config: Config {
+            retention: RetentionConfig { keep: Some(Retention::Full(2)), ..RetentionConfig::default() },
+            ..Config::default()
+        },
         archive_command: "/usr/bin/archive-cmd --config /etc/walkeep/it's.toml %p".to_owned(),
         hba_line: "local replication walkeep peer".to_owned(),
         database: "postgres".to_owned(),
@@ -227,7 +230,7 @@ fn what_is_stored_is_judged() {
         cluster.gaps = vec![(proto::TimelineId::FIRST, proto::Lsn(1), proto::Lsn(2))];
     });
     only(gap, "gap", Error);
-    only(with(|o| o.config.retention = None), "retention", Warning);
+    only(with(|o| o.config.retention.keep = None), "retention", Warning);
     only(with(|o| o.repository = Err(failed())), "repository", Error);
     // Deleting is no right that an agent needs.
     let kept = with_stored(|s| s.delete_trouble = Some("denied".to_owned()));
