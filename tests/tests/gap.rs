@@ -3,7 +3,8 @@
 //! LESSONS 10, 11, 40; FACTS 3 (slots), 9.6.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Agent, Installation, Postgres, Repo, StoreKind, World, workload};
+use harness::postgres::PATIENCE;
+use harness::{Agent, Installation, Postgres, Repo, StoreKind, World, wait_for, workload};
 
 /// Moves the server so far on that it takes the slot's WAL away.
 fn lose_the_slot(server: &Postgres) -> Result<()> {
@@ -13,7 +14,7 @@ fn lose_the_slot(server: &Postgres) -> Result<()> {
     }
     server.sql("SELECT pg_reload_conf()")?;
     let status = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'walkeep'";
-    harness::wait_for("the slot is lost", harness::postgres::PATIENCE, || {
+    wait_for("the slot is lost", PATIENCE, || {
         workload::transactions(server, 500)?;
         server.sql("SELECT pg_switch_wal()")?;
         server.sql("CHECKPOINT")?;
@@ -41,11 +42,15 @@ fn gap(major: u32, store: StoreKind, backup_after_gap: bool) -> Result<()> {
     lose_the_slot(&server)?;
 
     agent.start()?;
-    let told = |agent: &Agent| agent.log_text();
     for words in ["had been invalidated", "made anew", "neither in the repository nor on the server any more"]
     {
-        ensure!(told(&agent).contains(words), "{words:?} is not told:\n{}", told(&agent));
+        // The server is asked for what the slot did not keep, before a gap is called one.
+        wait_for(&format!("{words:?} is told"), PATIENCE, || {
+            Ok(agent.log_text().contains(words).then_some(()))
+        })
+        .with_context(|| agent.log_text())?;
     }
+    agent.wait_status("the agent streams", |status| status["stream"]["state"] == "streaming")?;
     ensure!(
         server.sql("SELECT wal_status FROM pg_replication_slots")? == "reserved",
         "the slot keeps nothing"

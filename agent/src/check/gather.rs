@@ -151,7 +151,13 @@ async fn server(config: &Config, info: &ConnInfo) -> anyhow::Result<(Server, Sql
         archived: row.text(0).parse().unwrap_or_default(),
         failed: row.text(1).parse().unwrap_or_default(),
         failing: Some(row.text(2)).filter(|name| !name.is_empty()),
+        waiting: 0,
     };
+    if server.may_monitor {
+        let row = only_row(&sql, "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'")
+            .await?;
+        server.archiver.waiting = row.text(0).parse().unwrap_or_default();
+    }
     server.synchronous_overrides = overrides(&sql).await?;
     server.slot = sql.slot(&config.stream.slot).await?;
     let before = Timestamp::now();

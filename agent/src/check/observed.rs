@@ -78,6 +78,8 @@ pub(super) struct Archiver {
     pub(super) failed: u64,
     /// The file that fails just now: the last failure is younger than the last success.
     pub(super) failing: Option<String>,
+    /// Files that wait for it, if that can be seen.
+    pub(super) waiting: u64,
 }
 
 /// The program of an `archive_command`.

@@ -4,6 +4,9 @@ use super::super::observed::{Observed, Server};
 use super::{set, set_and_restart};
 use crate::finding::Finding;
 
+/// A healthy archiver is not so many files behind for long.
+const BACKLOG: u64 = 32;
+
 pub(super) fn archive_mode(observed: &Observed, server: &Server) -> Option<Finding> {
     const CODE: &str = "archive_mode";
     let fix = || set_and_restart("archive_mode", "on");
@@ -83,7 +86,22 @@ pub(super) fn archiver(_: &Observed, server: &Server) -> Option<Finding> {
             ),
             "the server's log has the reason, from archive-cmd; the archiver goes on by itself when it is gone",
         ),
-        None => Finding::ok(CODE, format!("the archiver has handed over {} files", archiver.archived)),
+        // An archiver that is killed by what it runs fails without being counted.
+        None if archiver.waiting > BACKLOG => Finding::warning(
+            CODE,
+            format!(
+                "{} files wait for the archiver: it is behind, or does not get on at all",
+                archiver.waiting
+            ),
+            "SELECT * FROM pg_stat_archiver;  -- and the server's log; what it runs may end with a code above 125",
+        ),
+        None => Finding::ok(
+            CODE,
+            format!(
+                "the archiver has handed over {} files, and {} wait",
+                archiver.archived, archiver.waiting
+            ),
+        ),
     })
 }
 

@@ -191,8 +191,8 @@ fn the_server_s_state_is_judged() {
     only(with_server(|s| s.slot.as_mut().unwrap().lost = true), "slot", Error);
     only(with_server(|s| s.slot.as_mut().unwrap().physical = false), "slot", Error);
     only(with_server(|s| s.space.as_mut().unwrap().free = 1 << 30), "wal_space", Warning);
-    let failing =
-        || Archiver { archived: 1, failed: 2, failing: Some("000000010000000000000001".to_owned()) };
+    let failing = || Archiver { failing: Some("000000010000000000000001".to_owned()), ..Archiver::default() };
+    only(with_server(|s| s.archiver.waiting = 1000), "archiver", Warning);
     only(with_server(|s| s.archiver = failing()), "archiver", Error);
     let trouble =
         |s: &mut Server| s.archive_program.as_mut().unwrap().trouble = Some("it is gone".to_owned());
