@@ -143,7 +143,8 @@ impl Stage {
 
     /// Takes an incremental backup, which must find what has changed in that way; its label.
     fn incremental(&self, agent: &Agent, by: By) -> Result<String> {
-        let done = agent.walkeep(&["backup", "--json", "--incremental"])?.ok()?;
+        // With its reasons, should it be the other way.
+        let done = agent.walkeep(&["-v", "backup", "--json", "--incremental"])?.ok()?;
         let shown = done.json()?;
         let log = &done.stderr;
         ensure!(shown["kind"] == "incremental", "{shown} is not incremental: {log}");
@@ -198,8 +199,8 @@ fn generations(major: u32, by: By, count: usize, seed: u64) -> Result<()> {
     let Some(installation) = Installation::or_skip(major) else { return Ok(()) };
     eprintln!("{by:?}, {count} generations, seed {seed}");
     let stage = Stage::new(installation)?;
-    let server =
-        Postgres::build(&stage.installation, "data").conf("autovacuum", "off").start(&stage.world)?;
+    let builder = Postgres::build(&stage.installation, "data").conf("autovacuum", "off");
+    let server = by.shape(builder).start(&stage.world)?;
     let agent = stage.agent(&server)?;
     let mut restless = Restless::new(server, &stage.space, seed)?;
     let first = stage.backup(&agent, &[], "full")?;
@@ -289,10 +290,12 @@ fn truncated_and_extended(major: u32) -> Result<()> {
     let builder = Postgres::build(&stage.installation, "data").conf("autovacuum", "off");
     let server = By::Server.shape(builder).start(&stage.world)?;
     let agent = stage.agent(&server)?;
+    server.sql(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", stage.space.display()))?;
     let sizes: Vec<u32> = (0..48).map(|at| 150 + at * 57).collect();
     for size in &sizes {
+        let space = if size % 2 == 0 { "elsewhere" } else { "pg_default" };
         server.sql(&format!(
-            "CREATE TABLE s{size} (n int, filler text);
+            "CREATE TABLE s{size} (n int, filler text) TABLESPACE {space};
              INSERT INTO s{size} SELECT n, repeat('x', 300) FROM generate_series(1, 3500) n"
         ))?;
     }
