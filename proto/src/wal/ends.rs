@@ -42,13 +42,15 @@ struct Record {
 }
 
 impl TransactionEnds {
-    /// Reads the page at `address`, which follows the one before. The last one may be cut off. What its WAL begins with of
+    /// Reads the page at `address`, which follows the one before; what `page` has beyond its 8 KiB does not count. The last one
+    /// may be cut off. What its WAL begins with of
     /// a record that was not read from its beginning is passed over.
     ///
     /// # Errors
     /// It is no page of WAL, or not the one at `address`. A page of zeros is one: they follow a switch.
     pub fn read(&mut self, page: &[u8], address: Lsn) -> Result<Vec<TransactionEnd>, WalError> {
         let mut ends = Vec::new();
+        let page = page.get(..PAGE_SIZE).unwrap_or(page);
         if page.iter().all(|byte| *byte == 0) {
             self.open = None;
             return Ok(ends);
