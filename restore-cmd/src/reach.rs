@@ -4,7 +4,7 @@
 //! and does not open, however late it was when the last WAL was written. So the WAL around the target is looked into
 //! beforehand; if nothing ended after it, recovery goes to the last record instead, which is the same moment.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use proto::wal::ends::TransactionEnds;
 use proto::wal::page::PAGE_SIZE;
@@ -25,7 +25,7 @@ const LONGEST_SEGMENT: u64 = 64 << 20;
 /// the target is none, or if that cannot be told.
 ///
 /// # Errors
-/// WAL cannot be read, or is none.
+/// WAL cannot be read.
 pub async fn last_record(
     branch: &Branch,
     inventory: &Inventory,
@@ -48,7 +48,14 @@ pub async fn last_record(
         let Some(bytes) = content(branch, inventory, choice, number).await? else { return Ok(None) };
         for (index, page) in bytes.chunks(PAGE_SIZE).enumerate() {
             let address = number.start(size) + (index * PAGE_SIZE) as u64;
-            let found = ends.read(page, address).with_context(|| format!("cannot read WAL at {address}"))?;
+            let found = match ends.read(page, address) {
+                Ok(found) => found,
+                // Replay will judge it; here it only means that nobody can tell.
+                Err(error) => {
+                    tracing::warn!("cannot look into the WAL at {address}: {error}");
+                    return Ok(None);
+                }
+            };
             if found.iter().any(|end| is_later(end.time)) {
                 return Ok(None);
             }

@@ -44,16 +44,20 @@ impl Server {
     }
 
     fn spool(&self) -> Option<PathBuf> {
+        self.spools().pop()
+    }
+
+    /// One for each source: another one once the server is a standby.
+    fn spools(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.pgdata.join("pg_wal")).unwrap();
         let is_spool =
             |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("walkeep-spool");
-        entries.map(|entry| entry.unwrap().path()).find(is_spool)
+        entries.map(|entry| entry.unwrap().path()).filter(is_spool).collect()
     }
 
     /// The whole segments in the spool.
     fn spooled(&self) -> BTreeSet<String> {
-        let Some(spool) = self.spool() else { return BTreeSet::new() };
-        let entries = std::fs::read_dir(spool).into_iter().flatten().flatten();
+        let entries = self.spools().into_iter().flat_map(std::fs::read_dir).flatten().flatten();
         let names = entries.map(|entry| entry.file_name().into_string().unwrap());
         names.filter_map(|name| Some(name.split_once('-')?.0.to_owned())).collect()
     }
@@ -137,11 +141,15 @@ async fn a_standby_that_follows_the_newest_timeline_is_not_led_past_the_fork() {
     server.fixture.segments(1, 2..9).await;
     // Nobody has said which timeline: the parent's segments are what is asked for.
     assert_eq!(server.get(1, 5, &[]), (0, Some(server.fixture.content(1, 5))));
+    server.spools().iter().for_each(|spool| std::fs::remove_dir_all(spool).unwrap());
     std::fs::write(server.pgdata.join("standby.signal"), "").unwrap();
     // A history alone is no timeline.
     server.fixture.history(2, "1\t0/400100\tno recovery target specified\n").await;
     assert_eq!(server.get(1, 5, &[]), (0, Some(server.fixture.content(1, 5))));
+    server.until("the parent's segments", || server.spooled().contains(&name(1, 6).to_string()));
     server.fixture.tail(2, 4, 0x200).await;
+    // What was spooled before anybody knew of the fork is not given out.
+    assert_eq!(server.get(1, 6, &[]), (1, None));
     assert_eq!(server.get(1, 5, &[]), (1, None));
     assert_eq!(server.get(1, 4, &[]), (1, None));
     assert_eq!(server.get(1, 3, &[]), (0, Some(server.fixture.content(1, 3))));

@@ -42,8 +42,8 @@ struct Record {
 }
 
 impl TransactionEnds {
-    /// Reads the page at `address`, which follows the one before; what lies beyond the page is left alone. The last page may be
-    /// cut off. What its WAL begins with of
+    /// Reads the page at `address`, which follows the one before; what `page` has beyond its 8 KiB does not count. The last one
+    /// may be cut off. What its WAL begins with of
     /// a record that was not read from its beginning is passed over.
     ///
     /// # Errors

@@ -67,15 +67,15 @@ impl Lineage {
     }
 
     /// The lineage that a history tells of, as PostgreSQL reads it: a byte belongs to the newest timeline that had
-    /// begun there. A recovery that aimed at one timeline may have stopped before that one began, so an ancestor
-    /// can be left before it began: it is no part.
+    /// begun there. A recovery that aimed at one timeline may have stopped before that one began: then that is no part.
+    /// One that was left where it began is an empty part.
     pub fn from_history(history: &TimelineHistory) -> Self {
         let timelines = history.entries.iter().map(|entry| entry.timeline).chain([history.timeline]);
         let begins = [Lsn(0)].into_iter().chain(history.entries.iter().map(|entry| entry.switch));
         let begun: Vec<_> = timelines.zip(begins).collect();
         let (mut parts, mut to) = (Vec::new(), Self::OPEN_END);
         for (timeline, from) in begun.into_iter().rev() {
-            if from <= to {
+            if from <= to || parts.is_empty() {
                 parts.push(Part { timeline, from, to });
                 to = from;
             }

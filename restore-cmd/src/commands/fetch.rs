@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use proto::config::Config;
 use proto::wal::{SegmentName, WalFile};
 use proto::{SystemId, TimelineId};
-use restore::fetch::{Following, Found, Patience, Spool, fetch_ahead, fetch_patiently, is_store_failure};
+use restore::fetch::{
+    Following, Found, Patience, Spool, counts_whole, fetch_ahead, fetch_patiently, is_store_failure,
+};
 use restore::program::{GlobalArgs, load, report};
 
 /// No single request may use up all the time there is for retries.
@@ -77,6 +79,7 @@ fn fetch(global: &GlobalArgs, args: &Args) -> Result<Found> {
         _ => None,
     };
     if let Some((spool, name)) = &spooled
+        && still_counts(&config, args, *name)
         && take(spool, *name, &args.to)
     {
         go_on_ahead(spool);
@@ -109,6 +112,26 @@ fn following(args: &Args) -> Following {
         None if is_standby() => Following::Newest,
         None => Following::Asked,
     }
+}
+
+/// A fork may have become known since the segment was spooled. Who follows a planned timeline knows of all forks that
+/// count; a standby that follows the newest one does not, so the repository is asked again.
+fn still_counts(config: &Config, args: &Args, name: SegmentName) -> bool {
+    if following(args) != Following::Newest {
+        return true;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return false };
+    let counts = runtime.block_on(async {
+        let asked = async {
+            let branch = super::open_branch(config, args.system_id).await?;
+            counts_whole(&branch, name, Following::Newest).await
+        };
+        tokio::time::timeout(LONGEST_WAIT, asked).await
+    });
+    runtime.shutdown_background();
+    // If it cannot be told, it is fetched as if nothing were spooled, which tells why.
+    matches!(counts, Ok(Ok(true)))
 }
 
 fn spool(config: &Config, args: &Args) -> Option<Spool> {

@@ -17,10 +17,10 @@ use repository::manifest::{Entry, Manifest};
 
 use super::beneath::Beneath;
 use super::directory::{UNFINISHED, remove};
-use super::files::{Files, Want};
+use super::files::{Files, Want, is_written_last};
 use crate::plan::{TablespaceMove, is_external};
 
-/// What belongs into the directory.
+/// What may be in the directory already.
 struct Known<'a> {
     files: HashSet<&'a [u8]>,
     folders: HashSet<&'a [u8]>,
@@ -40,10 +40,11 @@ pub(super) fn sweep(pgdata: &Path, spaces: &[TablespaceMove], manifest: &Manifes
     let mut known = Known { files: HashSet::new(), folders: HashSet::new() };
     for entry in manifest.entries.iter().filter(|entry| !is_external(entry)) {
         let path = entry.path().as_bytes();
-        match entry {
-            Entry::Directory { .. } => known.folders.insert(path),
-            Entry::File { .. } => known.files.insert(path),
-        };
+        if matches!(entry, Entry::Directory { .. }) {
+            known.folders.insert(path);
+        } else if !is_written_last(entry) {
+            known.files.insert(path);
+        }
         let parents = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
         known.folders.extend(parents);
     }

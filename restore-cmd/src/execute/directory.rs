@@ -230,6 +230,7 @@ mod tests {
         check(pgdata, existing, &[]).unwrap_err().to_string()
     }
 
+    /// LESSONS 31
     #[test]
     fn only_data_directories_are_emptied() {
         let home = tempfile::tempdir().unwrap();
@@ -259,6 +260,7 @@ mod tests {
         assert!(prepare(home.path(), Existing::Replace, &[], SystemId(7)).is_ok());
     }
 
+    /// LESSONS 31
     #[test]
     fn a_running_server_is_never_touched() {
         let home = tempfile::tempdir().unwrap();

@@ -103,6 +103,11 @@ fn is_left_out(path: &SafePath) -> bool {
     LEFT_OUT.contains(&path.as_bytes())
 }
 
+/// Whether a file is not written while its bytes come, or not at all.
+pub(super) fn is_written_last(entry: &Entry) -> bool {
+    is_held(entry) || is_left_out(entry.path())
+}
+
 impl Files {
     /// From the manifest: the files, and what is wanted of each pack, ascending.
     ///

@@ -42,6 +42,7 @@ const INTERVAL: Duration = Duration::from_millis(20);
 pub async fn fetch_ahead(branch: &Branch, spool: &Spool, following: Following) -> Result<()> {
     let Some(_filling) = spool.fill()? else { return Ok(()) };
     spool.sweep_parts();
+    spool.sweep_others();
     let filled = fill(branch, spool, following).await;
     spool.remove();
     filled

@@ -20,6 +20,7 @@ use repository::{Branch, Error};
 pub use ahead::fetch_ahead;
 use beside::{Beside, cannot_write};
 use segment::Segment;
+pub use segment::counts_whole;
 pub use spool::Spool;
 
 /// What came of it.

@@ -69,6 +69,16 @@ async fn is_there(branch: &Branch, name: SegmentName) -> Result<bool> {
     Ok(wal.segments.contains_key(&name) || wal.tail_length(name) > 0)
 }
 
+/// Whether all of a segment counts on the way that recovery takes, as far as is known now.
+///
+/// # Errors
+/// The repository cannot say.
+pub async fn counts_whole(branch: &Branch, name: SegmentName, following: Following) -> Result<bool> {
+    let lineage = way(branch, name, following).await?;
+    let role = Segment::new(branch, name, following).role(lineage.as_ref()).await?;
+    Ok(matches!(role, Role::Whole))
+}
+
 impl<'a> Segment<'a> {
     pub(super) fn new(branch: &'a Branch, name: SegmentName, following: Following) -> Self {
         Self { branch, name, following }

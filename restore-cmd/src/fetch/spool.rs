@@ -136,6 +136,20 @@ impl Spool {
         }
     }
 
+    /// Removes the spools of other sources that nobody fills any more: somebody was killed before a server was told to follow
+    /// another timeline or repository.
+    pub(super) fn sweep_others(&self) {
+        let entries = self.path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(|path| *path != self.path) {
+            let is_spool =
+                path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+            let other = Self { path };
+            if is_spool && other.is_unattended() {
+                other.remove();
+            }
+        }
+    }
+
     /// Removes it, with all that is in it. Whoever fills it notices, and ends.
     pub fn remove(&self) {
         let _ = fs::remove_dir_all(&self.path);
@@ -197,6 +211,14 @@ mod tests {
         assert_eq!(spool.asked(), Some(name(5)));
         spool.sweep_parts();
         assert!(!spool.is_coming(name(4)));
+        let other = Spool::beside(&to, "elsewhere").unwrap();
+        other.ask(name(1)).unwrap();
+        let attended = other.fill().unwrap();
+        spool.sweep_others();
+        assert!(other.path().exists() && spool.path().exists());
+        drop(attended);
+        spool.sweep_others();
+        assert!(!other.path().exists() && spool.path().exists());
         spool.remove();
         assert_eq!(spool.asked(), None);
     }
