@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -178,6 +179,9 @@ impl Postgres {
         let mut copy = self.account.command(tool);
         copy.arg("-D").arg(&data).arg("-d").arg(self.conninfo()).args(["-R", "-c", "fast", "-X", "stream"]);
         Output::of(&mut copy)?.ok()?;
+        // A newer tool writes words that an older server's library does not know. The last setting counts.
+        let mut settings = fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf"))?;
+        writeln!(settings, "primary_conninfo = '{}'", self.conninfo())?;
         let standby = Postgres::adopt(&self.installation, world, name, &data)?.with_env(&self.environment);
         standby.start()?;
         Ok(Some(standby))

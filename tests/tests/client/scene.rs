@@ -133,9 +133,9 @@ pub(crate) fn info(text: &str) -> ConnInfo {
     ConnInfo::resolve(text).expect("a connection string")
 }
 
-/// Opens a replication session.
+/// Opens a replication session. The server bears its silence for long: a test may wait for a busy machine.
 pub(crate) fn connect(text: &str) -> Result<Replication, Error> {
-    let timeout = Some(Duration::from_secs(60));
+    let timeout = Some(Duration::from_secs(600));
     let options = SessionOptions { application_name: "live".to_owned(), wal_sender_timeout: timeout };
     soon(Replication::connect(&info(text), &options))
 }

@@ -24,7 +24,7 @@ fn commands_are_answered(installation: &Installation) -> Result<()> {
     assert_eq!(identity.system_id.to_string(), known);
     assert_eq!(soon(session.segment_size())?.bytes(), 16 << 20);
     for (name, value) in
-        [("wal_level", "replica"), ("wal_sender_timeout", "1min"), ("application_name", "live")]
+        [("wal_level", "replica"), ("wal_sender_timeout", "10min"), ("application_name", "live")]
     {
         assert_eq!(soon(session.show(name))?, value);
     }
