@@ -5,8 +5,10 @@
 //! uses it.
 
 mod error;
+mod keys;
 mod names;
 mod read;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
