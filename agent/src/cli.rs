@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use restore::program::{self, GlobalArgs};
 
-use crate::commands::{backup, check, expire, init, keep, list, push, run, status};
+use crate::commands::{backup, check, expire, init, keep, list, push, run, status, verify};
 
 /// WAL archiving, streaming and base backup for PostgreSQL.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ enum Verb {
     Status(status::StatusArgs),
     /// Is this server protected? Every setting and permission, and WAL that arrives in the repository
     Check(check::CheckArgs),
+    /// Re-read the repository: is everything there, and is it what was written?
+    Verify(verify::VerifyArgs),
     /// Ship one WAL file without a running agent
     Push(push::PushArgs),
 }
@@ -62,6 +64,7 @@ impl Cli {
                 Verb::Keep(args) => Box::pin(keep::run(&global, args)).await,
                 Verb::Status(args) => Box::pin(status::run(&global, args)).await,
                 Verb::Check(args) => Box::pin(check::run(&global, args)).await,
+                Verb::Verify(args) => Box::pin(verify::run(&global, args)).await,
                 Verb::Push(args) => Box::pin(push::run(&global, args)).await,
             }
         });

@@ -6,6 +6,7 @@
 //! what can be restored from them, [`retention`] what may go. The layout of the keys is in [`branch`], the bytes of each object in
 //! `docs/format.md`.
 
+pub mod audit;
 pub mod backup;
 pub mod branch;
 pub mod catalogue;

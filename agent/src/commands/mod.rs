@@ -9,6 +9,7 @@ pub mod list;
 pub mod push;
 pub mod run;
 pub mod status;
+pub mod verify;
 
 use std::io::{ErrorKind, Write};
 

@@ -214,7 +214,7 @@ mod tests {
     fn what_deviates_is_refused() {
         let good = blocks(0, &[8192, 10]).0.encode();
         assert!(PackBlocks::decode(&good).is_ok());
-        for at in [0, 8, 12, 24] {
+        for at in [0, 8, 12, 25] {
             let mut bad = good.clone();
             bad[at] ^= 0x40;
             assert!(PackBlocks::decode(&bad).is_err(), "{at}");

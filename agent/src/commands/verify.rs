@@ -1,0 +1,113 @@
+//! `walkeep verify`: re-read the repository.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::HumanBytes;
+use repository::Repository;
+use repository::audit::{Audit, Trouble, TroubleKind};
+use restore::program::{GlobalArgs, Progress};
+
+use crate::finding::{Finding, Findings};
+
+/// The arguments of `walkeep verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Read every byte of every pack and of all WAL, and compare it with its digest; else names, sizes and manifests
+    #[arg(long)]
+    deep: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Needs the repository only. Exit code 1 if anything cannot be restored that is listed.
+pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let config = restore::program::load(global)?;
+    super::repository_url(&config)?;
+    let repository = Repository::from_config(&config).await?;
+    let cluster = config.cluster.clone().unwrap_or_default();
+    let mut findings = Vec::new();
+    for system_id in repository.systems(&cluster).await? {
+        let branch = repository.branch(&cluster, system_id).await?;
+        let mut audit = Audit::quick(&branch).await?;
+        let mut read = String::new();
+        if args.deep {
+            let bytes = audit.deep_bytes();
+            let progress =
+                if global.quiet { Progress::hidden() } else { Progress::new("verify", Some(bytes)) };
+            let troubles = audit.deep(&branch, |bytes| progress.add(bytes)).await;
+            progress.finish();
+            let troubles = troubles.context("not everything could be read")?;
+            audit.troubles.extend(troubles);
+            read = format!(", {} read", HumanBytes(progress.done()));
+        }
+        findings.extend(audit.troubles.iter().map(|trouble| finding(trouble, &audit)));
+        let wal: usize = audit.inventory.wal.timelines.values().map(|wal| wal.segments.len()).sum();
+        let harm = audit.troubles.len();
+        if harm == 0 {
+            findings.push(Finding::ok(
+                "repository",
+                format!(
+                    "system identifier {system_id}: {} backups, {} packs, {wal} segments{read}; all there, and whole",
+                    audit.inventory.backups.len(),
+                    audit.packs.len(),
+                ),
+            ));
+        }
+    }
+    if findings.is_empty() {
+        repository.only_branch(&cluster).await?;
+    }
+    let findings = Findings::new(findings);
+    if args.json {
+        super::print_json(&findings)?;
+    } else {
+        super::print(&findings.text())?;
+    }
+    Ok(findings.exit_code())
+}
+
+const TAKE: &str = "walkeep backup --full";
+
+fn finding(trouble: &Trouble, audit: &Audit) -> Finding {
+    let mut message = trouble.message.clone();
+    if !trouble.backups.is_empty() {
+        let labels: Vec<&str> = trouble.backups.iter().map(|label| label.as_str()).collect();
+        message += &format!("; cannot be restored because of it: {}", labels.join(", "));
+    }
+    if let Some((timeline, wal)) = &trouble.wal
+        && trouble.kind != TroubleKind::Gap
+    {
+        message += &format!("; no restore goes past {} on timeline {timeline} from before it", wal.start);
+    }
+    match trouble.kind {
+        TroubleKind::Manifest => Finding::error("manifest", message, TAKE),
+        TroubleKind::Pack => Finding::error("pack", message, TAKE),
+        TroubleKind::BackupWal => Finding::error("backup_wal", message, TAKE),
+        TroubleKind::Segment => Finding::error("segment", message, TAKE),
+        TroubleKind::History => {
+            Finding::error("history", message, "find out which server is right, then: walkeep list")
+        }
+        TroubleKind::Gap if is_past(trouble, audit) => {
+            Finding::warning("gap", message + "; later backups are not affected", "walkeep list")
+        }
+        TroubleKind::Gap => Finding::error("gap", message, TAKE),
+        TroubleKind::Fragment if trouble.wal.is_some() => Finding::error("fragment", message, TAKE),
+        TroubleKind::Fragment => Finding::warning("fragment", message, "walkeep expire"),
+        TroubleKind::ServerManifest | TroubleKind::BlockDigests => {
+            Finding::warning("increment", message + "; the next incremental backup does without", TAKE)
+        }
+        TroubleKind::SmallFile => {
+            Finding::warning("small_file", message + "; no restore needs it", "walkeep list")
+        }
+    }
+}
+
+/// Whether a backup that can be restored begins after the gap: then the present is protected.
+fn is_past(gap: &Trouble, audit: &Audit) -> bool {
+    let Some((timeline, wal)) = &gap.wal else { return false };
+    audit.inventory.windows().iter().any(|window| window.timeline >= *timeline && window.from_lsn >= wal.end)
+}

@@ -1,0 +1,327 @@
+//! Re-reads a repository: is everything there that is needed to restore, and is it what was written?
+//!
+//! Quick: by names and sizes, manifests read whole. Deep: every byte of packs and WAL, against its digest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use proto::wal::{SegmentName, WalFile};
+use proto::{Lsn, TimelineId};
+
+use crate::backup::{BackupLabel, folder};
+use crate::catalogue::{BrokenHistory, Gap, Inventory};
+use crate::manifest::ManifestHead;
+use crate::pack::{PackEntry, PackReader, pack_key};
+use crate::{Branch, Error, FragmentName, Key, Result};
+
+/// Objects that are read side by side.
+const SIDE_BY_SIDE: usize = 4;
+
+/// Something that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trouble {
+    /// What it is.
+    pub kind: TroubleKind,
+    /// What was found, in one sentence.
+    pub message: String,
+    /// Backups that cannot be restored because of it.
+    pub backups: BTreeSet<BackupLabel>,
+    /// WAL that cannot be replayed because of it.
+    pub wal: Option<(TimelineId, Range<Lsn>)>,
+}
+
+/// The kinds of trouble.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum TroubleKind {
+    /// A manifest cannot be used.
+    Manifest,
+    /// A pack is missing, or has another length than its manifest says.
+    Pack,
+    /// The server's own manifest is missing: nothing needs it but the next incremental backup.
+    ServerManifest,
+    /// Digests of blocks are damaged: nothing needs them but the next incremental backup.
+    BlockDigests,
+    /// A backup lacks WAL that makes it consistent.
+    BackupWal,
+    /// WAL is missing.
+    Gap,
+    /// A segment is stored with two contents, or is damaged.
+    Segment,
+    /// A fragment of the newest WAL is damaged.
+    Fragment,
+    /// A history file cannot be relied on.
+    History,
+    /// A `.partial` or `.backup` file is damaged: no restore needs it.
+    SmallFile,
+}
+
+/// What a branch holds, and what a quick look at it has found.
+#[derive(Debug)]
+pub struct Audit {
+    /// Backups and WAL.
+    pub inventory: Inventory,
+    /// The packs that are named, each with the backups that name it.
+    pub packs: BTreeMap<String, (PackEntry, BTreeSet<BackupLabel>)>,
+    /// What is not as it should be.
+    pub troubles: Vec<Trouble>,
+}
+
+/// What a deep look reads.
+enum Item {
+    Pack(PackEntry, BTreeSet<BackupLabel>),
+    BlockDigests(PackEntry),
+    Segment(SegmentName),
+    Fragment(FragmentName),
+    File(WalFile),
+    ServerManifest(Box<ManifestHead>),
+}
+
+impl Audit {
+    /// Reads the manifests, and compares what they name with what there is.
+    ///
+    /// # Errors
+    /// The store failed: then nothing is known.
+    pub async fn quick(branch: &Branch) -> Result<Self> {
+        let inventory = Inventory::load(branch).await?;
+        let mut audit = Self { inventory, packs: BTreeMap::new(), troubles: Vec::new() };
+        audit.manifests(branch).await?;
+        audit.sizes(branch).await?;
+        audit.wal();
+        Ok(audit)
+    }
+
+    async fn manifests(&mut self, branch: &Branch) -> Result<()> {
+        for backup in &self.inventory.unreadable {
+            self.troubles.push(of_backup(TroubleKind::Manifest, &backup.label, backup.error.to_string()));
+        }
+        let read = stream::iter(branch.backups().await?)
+            .map(async |backup| (branch.read_packs(&backup).await, backup.label))
+            .buffered(SIDE_BY_SIDE);
+        let read: Vec<_> = read.collect().await;
+        for (packs, label) in read {
+            match packs {
+                Ok(packs) => {
+                    for pack in packs {
+                        let named = self.packs.entry(pack.name().to_string());
+                        named.or_insert((pack, BTreeSet::new())).1.insert(label.clone());
+                    }
+                }
+                // Removed since it was listed.
+                Err(Error::Absent { .. }) => {}
+                Err(error) if is_damage(&error) => {
+                    if !self.inventory.unreadable.iter().any(|backup| backup.label == label) {
+                        self.troubles.push(of_backup(TroubleKind::Manifest, &label, error.to_string()));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn sizes(&mut self, branch: &Branch) -> Result<()> {
+        let listed = branch.store().list(&branch.key(&Key::root().child(crate::pack::FOLDER))).await?;
+        let sizes: BTreeMap<Key, u64> = listed.into_iter().map(|object| (object.key, object.size)).collect();
+        for (pack, backups) in self.packs.values() {
+            let key = branch.key(&pack_key(pack.name()));
+            let message = match sizes.get(&key) {
+                Some(size) if *size == pack.stored_length() => continue,
+                Some(size) => format!("pack {key} has {size} bytes instead of {}", pack.stored_length()),
+                None => format!("pack {key} does not exist"),
+            };
+            let backups = backups.clone();
+            self.troubles.push(Trouble { kind: TroubleKind::Pack, message, backups, wal: None });
+        }
+        let listed = branch.store().list(&branch.key(&folder())).await?;
+        let names: BTreeSet<Key> = listed.into_iter().map(|object| object.key).collect();
+        for head in &self.inventory.backups {
+            let Some(name) = &head.server_manifest else { continue };
+            let key = branch.key(&folder().child(&head.label).child(name));
+            if !names.contains(&key) {
+                self.troubles
+                    .push(without_harm(TroubleKind::ServerManifest, format!("{key} does not exist")));
+            }
+        }
+        Ok(())
+    }
+
+    fn wal(&mut self) {
+        let inventory = &self.inventory;
+        let mut troubles = Vec::new();
+        for head in &inventory.backups {
+            if inventory.reach(head, &inventory.lineage(head.stop_timeline)).is_none() {
+                let why = format!("WAL between {} and {} is missing", head.start_lsn, head.stop_lsn);
+                troubles.push(of_backup(TroubleKind::BackupWal, &head.label, why));
+            }
+        }
+        for Gap { timeline, from_lsn, to_lsn } in inventory.gaps() {
+            troubles.push(Trouble {
+                kind: TroubleKind::Gap,
+                message: format!("WAL of timeline {timeline} from {from_lsn} to {to_lsn} is missing"),
+                backups: BTreeSet::new(),
+                wal: Some((timeline, from_lsn..to_lsn)),
+            });
+        }
+        let size = inventory.segment_size();
+        for wal in inventory.wal.timelines.values() {
+            for (name, digests) in wal.segments.iter().filter(|(_, digests)| digests.len() > 1) {
+                let number = name.number(size).ok();
+                troubles.push(Trouble {
+                    kind: TroubleKind::Segment,
+                    message: format!("segment {name} is stored with {} different contents", digests.len()),
+                    backups: BTreeSet::new(),
+                    wal: number.map(|number| (name.timeline, number.start(size)..number.end(size))),
+                });
+            }
+        }
+        for timeline in inventory.timelines() {
+            if let Err(why @ (BrokenHistory::Damaged | BrokenHistory::Contradictory)) =
+                inventory.certain_lineage(timeline)
+            {
+                troubles.push(Trouble {
+                    kind: TroubleKind::History,
+                    message: format!("timeline {timeline}: {why}"),
+                    backups: BTreeSet::new(),
+                    wal: None,
+                });
+            }
+        }
+        self.troubles.extend(troubles);
+    }
+
+    /// Bytes that [`Audit::deep`] is going to read, about.
+    pub fn deep_bytes(&self) -> u64 {
+        let size = self.inventory.segment_size().bytes();
+        let packs: u64 = self.packs.values().map(|(pack, _)| pack.raw_length()).sum();
+        let wal = self.inventory.wal.timelines.values();
+        let wal = wal.map(|wal| {
+            let fragments = wal.fragments.iter().map(|fragment| u64::from(fragment.to - fragment.from));
+            wal.segments.len() as u64 * size + fragments.sum::<u64>()
+        });
+        packs + wal.sum::<u64>()
+    }
+
+    /// Reads every byte of what the quick look has found to be there. `done` hears of bytes that were read.
+    ///
+    /// # Errors
+    /// The store failed, or no identity opens what is encrypted: then not everything was read.
+    pub async fn deep(&self, branch: &Branch, done: impl Fn(u64) + Send + Sync) -> Result<Vec<Trouble>> {
+        let missing: BTreeSet<&str> = self
+            .troubles
+            .iter()
+            .filter(|trouble| trouble.kind == TroubleKind::Pack)
+            .filter_map(|trouble| trouble.message.split(' ').nth(1))
+            .collect();
+        let is_there = |pack: &PackEntry| !missing.contains(branch.key(&pack_key(pack.name())).as_str());
+        let packs = self.packs.values().filter(|(pack, _)| is_there(pack));
+        let mut items: Vec<Item> = Vec::new();
+        for (pack, backups) in packs {
+            items.push(Item::Pack(pack.clone(), backups.clone()));
+            items.push(Item::BlockDigests(pack.clone()));
+        }
+        for wal in self.inventory.wal.timelines.values() {
+            let settled = wal.segments.iter().filter(|(_, digests)| digests.len() == 1);
+            items.extend(settled.map(|(name, _)| Item::Segment(*name)));
+            items.extend(wal.fragments.iter().map(|fragment| Item::Fragment(*fragment)));
+            items.extend(wal.files.keys().map(|file| Item::File(*file)));
+        }
+        let with_manifest = self.inventory.backups.iter().filter(|head| head.server_manifest.is_some());
+        items.extend(with_manifest.map(|head| Item::ServerManifest(Box::new(head.clone()))));
+        let found: Vec<Option<Trouble>> = stream::iter(items)
+            .map(async |item| self.look(branch, item, &done).await)
+            .buffered(SIDE_BY_SIDE)
+            .try_collect()
+            .await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn look(
+        &self,
+        branch: &Branch,
+        item: Item,
+        done: &(impl Fn(u64) + Sync),
+    ) -> Result<Option<Trouble>> {
+        let size = self.inventory.segment_size();
+        let outcome = match &item {
+            Item::Pack(pack, _) => read_pack(branch, pack, done).await,
+            Item::BlockDigests(pack) => branch.read_pack_blocks(pack.name()).await.map(|_| ()),
+            Item::Segment(name) => {
+                let read = branch.read_segment_to(*name, std::io::sink()).await;
+                read.map(done)
+            }
+            Item::Fragment(fragment) => {
+                let read = branch.read_fragment(fragment).await;
+                read.map(|content| done(content.len() as u64))
+            }
+            Item::File(file) => branch.read_wal_file(*file).await.map(|_| ()),
+            Item::ServerManifest(head) => branch.read_server_manifest(head).await.map(|_| ()),
+        };
+        let error = match outcome {
+            Ok(()) => return Ok(None),
+            Err(error) if is_damage(&error) => error,
+            // `expire` has removed it since it was listed, as it removes fragments of whole segments.
+            Err(Error::Absent { .. }) if !matches!(item, Item::Pack(..) | Item::Segment(_)) => {
+                return Ok(None);
+            }
+            Err(error @ Error::Absent { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        let message = error.to_string();
+        let wal = |kind, name: SegmentName, bytes: Range<u64>| {
+            let start = name.number(size).ok().map(|number| number.start(size));
+            let wal = start.map(|start| (name.timeline, start + bytes.start..start + bytes.end));
+            Trouble { kind, message: message.clone(), backups: self.needing(wal.as_ref()), wal }
+        };
+        Ok(Some(match item {
+            Item::Pack(_, backups) => Trouble { kind: TroubleKind::Pack, message, backups, wal: None },
+            Item::BlockDigests(_) => without_harm(TroubleKind::BlockDigests, message),
+            Item::Segment(name) => wal(TroubleKind::Segment, name, 0..size.bytes()),
+            Item::Fragment(fragment) => {
+                let bytes = u64::from(fragment.from)..u64::from(fragment.to);
+                let whole = self.inventory.wal.timelines.get(&fragment.segment.timeline);
+                match whole.is_some_and(|wal| wal.segments.contains_key(&fragment.segment)) {
+                    true => without_harm(TroubleKind::Fragment, message),
+                    false => wal(TroubleKind::Fragment, fragment.segment, bytes),
+                }
+            }
+            Item::File(_) => without_harm(TroubleKind::SmallFile, message),
+            Item::ServerManifest(_) => without_harm(TroubleKind::ServerManifest, message),
+        }))
+    }
+
+    /// Backups that are not consistent without this WAL.
+    fn needing(&self, wal: Option<&(TimelineId, Range<Lsn>)>) -> BTreeSet<BackupLabel> {
+        let Some((timeline, bytes)) = wal else { return BTreeSet::new() };
+        let needing = self.inventory.backups.iter().filter(|head| {
+            let on_it = head.timeline == *timeline || head.stop_timeline == *timeline;
+            on_it && head.start_lsn < bytes.end && bytes.start < head.stop_lsn
+        });
+        needing.map(|head| head.label.clone()).collect()
+    }
+}
+
+async fn read_pack(branch: &Branch, pack: &PackEntry, done: &impl Fn(u64)) -> Result<()> {
+    let whole = (pack.raw_length() > 0).then_some(0..pack.raw_length());
+    let mut pieces = PackReader::read(branch, pack, whole.as_slice(), 1).await?;
+    while let Some((_, piece)) = pieces.try_next().await? {
+        done(piece.len() as u64);
+    }
+    Ok(())
+}
+
+/// Whether the object is at fault, and not the way to it.
+fn is_damage(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Corrupt { .. } | Error::Conflict { .. } | Error::Invalid { .. } | Error::Foreign { .. }
+    )
+}
+
+fn of_backup(kind: TroubleKind, label: &BackupLabel, message: String) -> Trouble {
+    Trouble { kind, message, backups: BTreeSet::from([label.clone()]), wal: None }
+}
+
+fn without_harm(kind: TroubleKind, message: String) -> Trouble {
+    Trouble { kind, message, backups: BTreeSet::new(), wal: None }
+}
