@@ -62,6 +62,10 @@ fn undecided(what: String, error: &object_store::Error, text: &str) -> Error {
                    reads parts";
         return Error::Refused { what, why: why.into() };
     }
+    // A range that begins after the end: some stores send what they have, and the client finds that it is nothing.
+    if text.contains("Wanted range starting at") {
+        return Error::Invalid { what, why: innermost(error) };
+    }
     match status(text) {
         // The store understood, and will say the same next time.
         Some(status @ 400..=499) if ![408, 409, 425, 429].contains(&status) => {
