@@ -20,7 +20,7 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.most);
-        wait.mul_f64(0.75 + rand::random::<f64>() / 4.0)
+        wait.mul_f64(0.75 + repository::chance::random::<f64>() / 4.0)
     }
 
     /// It has worked: begin anew.

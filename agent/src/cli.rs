@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use restore::program::{self, GlobalArgs};
 
-use crate::commands::{backup, init, list, push, run, status};
+use crate::commands::{backup, check, expire, init, keep, list, push, run, status};
 
 /// WAL archiving, streaming and base backup for PostgreSQL.
 #[derive(Debug, Parser)]
@@ -27,8 +27,14 @@ enum Verb {
     Backup(backup::BackupArgs),
     /// Show backups and the recovery window, with every gap
     List(list::ListArgs),
+    /// Apply retention: condemn what no backup to keep needs, delete what is condemned for long enough
+    Expire(expire::ExpireArgs),
+    /// Keep a backup, whatever retention says
+    Keep(keep::KeepArgs),
     /// Show what the running agent does now
     Status(status::StatusArgs),
+    /// Is this server protected? Every setting and permission, and WAL that arrives in the repository
+    Check(check::CheckArgs),
     /// Ship one WAL file without a running agent
     Push(push::PushArgs),
 }
@@ -52,13 +58,17 @@ impl Cli {
                 Verb::Run(args) => Box::pin(run::run(&global, args)).await,
                 Verb::Backup(args) => Box::pin(backup::run(&global, args)).await,
                 Verb::List(args) => Box::pin(list::run(&global, args)).await,
+                Verb::Expire(args) => Box::pin(expire::run(&global, args)).await,
+                Verb::Keep(args) => Box::pin(keep::run(&global, args)).await,
                 Verb::Status(args) => Box::pin(status::run(&global, args)).await,
+                Verb::Check(args) => Box::pin(check::run(&global, args)).await,
                 Verb::Push(args) => Box::pin(push::run(&global, args)).await,
             }
         });
         let done = runtime.block_on(task).unwrap_or_else(|broken| Err(broken.into()));
-        // A blocking task that still waits for the network must not keep the program.
-        runtime.shutdown_background();
+        // A task that still waits for the network must not keep the program; and a runtime that is taken down under
+        // its tasks makes them panic. All of them end with the process.
+        std::mem::forget(runtime);
         done.unwrap_or_else(|error| {
             program::report(&error);
             ExitCode::FAILURE

@@ -6,8 +6,10 @@
 pub mod archive;
 pub mod backoff;
 pub mod backup;
+pub mod check;
 pub mod cli;
 pub mod commands;
+pub mod finding;
 pub mod server;
 mod stop;
 pub mod stream;

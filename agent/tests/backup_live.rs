@@ -2,6 +2,7 @@
 //!
 //! Needs PostgreSQL 15 in Debian's place; says so, and passes, where it is not.
 
+#[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
 mod server;
 
 use std::collections::BTreeMap;
@@ -280,4 +281,113 @@ fn what_cannot_work_is_told_in_one_sentence() {
     server.stop();
     server.boot();
     fails(&mut server.walkeep(&["init"]), &["wal_level", "wal_level = replica"]);
+}
+
+/// The places of all blocks that a backup has for itself.
+fn own_packs(manifest: &Manifest) -> usize {
+    manifest.packs.iter().filter(|pack| *pack.name().label() == manifest.head.label).count()
+}
+
+async fn newest_manifest(branch: &Branch) -> Manifest {
+    let backups = branch.backups().await.expect("listing");
+    branch.read_manifest(backups.last().expect("a backup")).await.expect("the manifest is sound")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incremental_backup_stores_what_has_changed_and_nothing_else() {
+    let Some(server) = Server::start(&["-k"]) else { return };
+    server.pgbench(5);
+    server.sql("VACUUM FREEZE");
+    server.init();
+    let full = server.backup(&[]);
+    assert_eq!(full["kind"], "full", "there is nothing to compare with");
+    let branch = server.branch().await;
+
+    // Nothing but what every backup brings has changed.
+    let idle = server.backup(&["--incremental"]);
+    let stored = |shown: &serde_json::Value| shown["stored_bytes"].as_u64().expect("a number");
+    assert_eq!(idle["kind"], "incremental");
+    assert!(stored(&idle) * 50 < stored(&full), "{idle} against {full}");
+
+    // One row in each hundredth page: a new version of it needs a page too, and so does the index.
+    server.sql("UPDATE pgbench_accounts SET abalance = 1 WHERE (ctid::text::point)[0]::int % 100 = 3 AND (ctid::text::point)[1] = 1");
+    server.sql("CHECKPOINT");
+    let changed = server.backup(&[]);
+    assert_eq!(changed["kind"], "incremental", "there is a parent now");
+    assert!(stored(&changed) * 20 < stored(&full), "{changed} against {full}");
+
+    let manifest = newest_manifest(&branch).await;
+    assert_eq!(manifest.head.parent.as_ref().map(ToString::to_string).as_deref(), idle["label"].as_str());
+    assert!(own_packs(&manifest) == 1 && manifest.packs.len() > 1, "it needs packs of its forebears");
+    let files = contents(&branch, &manifest).await;
+    for table in ["pgbench_accounts", "pgbench_accounts_pkey", "pgbench_tellers", "pg_class"] {
+        let path = server.sql(&format!("SELECT pg_relation_filepath('{table}')"));
+        let on_disk = std::fs::read(server.data().join(&path)).expect("on disk");
+        assert!(files.get(path.as_bytes()) == Some(&on_disk), "{path} differs");
+    }
+
+    let anew = server.backup(&["--full"]);
+    assert_eq!(anew["kind"], "full");
+    let manifest = newest_manifest(&branch).await;
+    assert_eq!(own_packs(&manifest), manifest.packs.len(), "a full backup shares nothing");
+}
+
+/// The objects below a folder of the branch.
+fn objects(server: &Server, folder: &str) -> Vec<std::path::PathBuf> {
+    let find = format!("find {}/repository -type f -path '*/{folder}/*'", server.path());
+    let output = run(Command::new("sh").args(["-c", &find]));
+    let mut found: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(Into::into).collect();
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_of_the_parent_is_taken_anew() {
+    let Some(server) = Server::start(&["-k"]) else { return };
+    server.pgbench(1);
+    server.sql("CHECKPOINT");
+    server.init();
+    let full = server.backup(&[]);
+    let path = server.sql("SELECT pg_relation_filepath('pgbench_accounts')");
+    let on_disk = std::fs::read(server.data().join(&path)).expect("on disk");
+    let branch = server.branch().await;
+
+    // Digests that are gone, and digests that are damaged, cost space and nothing else.
+    let digests = objects(&server, "block-digests");
+    assert!(!digests.is_empty());
+    digests.iter().for_each(|digests| std::fs::remove_file(digests).expect("removed"));
+    let without = server.backup(&["--incremental"]);
+    assert_eq!(without["kind"], "incremental");
+    assert!(
+        without["stored_bytes"].as_u64() >= full["stored_bytes"].as_u64().map(|all| all / 2),
+        "{without}"
+    );
+    for digests in objects(&server, "block-digests") {
+        let mut bytes = std::fs::read(&digests).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&digests, bytes).expect("written");
+    }
+    let output = run(&mut server.walkeep(&["backup", "--incremental"]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("taken anew"), "{said}");
+    let manifest = newest_manifest(&branch).await;
+    assert!(contents(&branch, &manifest).await.get(path.as_bytes()) == Some(&on_disk));
+
+    // A manifest that cannot be read is passed over; a pack that is gone makes all that need it no parents.
+    let newest = manifest.head.label.to_string();
+    for manifest in objects(&server, &format!("backup/{newest}")) {
+        if manifest.to_string_lossy().contains("/manifest-") {
+            std::fs::write(manifest, "nothing").expect("written");
+        }
+    }
+    let next = server.backup(&["--incremental"]);
+    assert_eq!(next["kind"], "incremental", "an older one will do");
+    objects(&server, "pack").iter().for_each(|pack| std::fs::remove_file(pack).expect("removed"));
+    let output = run(&mut server.walkeep(&["backup", "--incremental"]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("taken in full") && said.contains("does not exist"), "{said}");
+    let manifest = newest_manifest(&branch).await;
+    assert_eq!(own_packs(&manifest), manifest.packs.len());
+    assert!(contents(&branch, &manifest).await.get(path.as_bytes()) == Some(&on_disk));
 }

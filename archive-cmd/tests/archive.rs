@@ -31,6 +31,28 @@ fn a_whole_segment_is_handed_over_and_stored() {
     assert_eq!(descriptor, content, "read through the descriptor that came along");
 }
 
+/// The server's directory, and pg_wal in it, may be links: `%p` is relative to where they lead.
+#[test]
+fn a_relative_path_below_a_linked_directory_is_found() {
+    let setting = Setting::new();
+    let elsewhere = setting.pgdata().with_file_name("elsewhere");
+    fs::rename(setting.pgdata(), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, setting.pgdata()).unwrap();
+    fs::rename(elsewhere.join("pg_wal"), elsewhere.with_file_name("wal")).unwrap();
+    std::os::unix::fs::symlink("../wal", elsewhere.join("pg_wal")).unwrap();
+    let content = segment(Ends::Full);
+    let path = setting.wal("000000010000000000000003", &content);
+    let agent = Agent::answering(&setting, Response::Stored.encode());
+    let run = setting.run(&[&path]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let (request, descriptor) = agent.join();
+    let Request::Archive { path, .. } = request else { panic!("{request:?}") };
+    assert_eq!(descriptor, content);
+    let path =
+        std::path::PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(path));
+    assert!(path.is_absolute() && fs::read(&path).unwrap() == content, "{}", path.display());
+}
+
 #[test]
 fn a_segment_that_ends_with_a_switch_is_whole() {
     let setting = Setting::new();

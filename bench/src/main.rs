@@ -14,6 +14,7 @@ mod receiver;
 mod report;
 mod spread;
 mod stage;
+mod tail;
 mod throughput;
 mod turns;
 
@@ -24,7 +25,7 @@ use report::Report;
 
 type Bench = (&'static str, &'static str, fn() -> Result<Report>);
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     (
         "archive-cmd",
         "a segment that the agent holds, against cat and cp; start-up, against true",
@@ -40,6 +41,7 @@ const BENCHES: [Bench; 8] = [
     ("throughput", "WAL under a bulk COPY, against pg_receivewal", throughput::run),
     ("memory", "of the agent while it streams, segments of 16 MiB and 1 GiB", throughput::memory),
     ("fetch", "restore-cmd fetch against cp", fetch::run),
+    ("tail", "a flush on a file repository: a new object, against a record appended", tail::run),
     ("pgbackrest", "backup, restore and archive_command against Debian's pgBackRest", pgbackrest::run),
 ];
 

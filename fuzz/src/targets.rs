@@ -9,12 +9,13 @@ use bytes::Bytes;
 use proto::backup_label::BackupLabelFile;
 use proto::backup_manifest::BackupManifest;
 use proto::config::{ClusterName, Config, SlotName};
-use proto::conninfo::FileError;
+use proto::conninfo::{ConnInfo, Env, FileError};
 use proto::control::ControlFile;
 use proto::incremental::IncrementalHeader;
 use proto::page::{BLOCK_SIZE, check, checksum, is_relation_file};
 use proto::socket::{HEADER, Request, Response};
 use proto::wal::check::{check_segment_start, check_whole_by_page};
+use proto::wal::ends::TransactionEnds;
 use proto::wal::padding::{padded_tail, stamp_padding};
 use proto::wal::page::{LongHeader, PAGE_SIZE, PageHeader};
 use proto::wal::{SegmentName, TimelineHistory, WalError, WalFile};
@@ -73,22 +74,27 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// Connection strings, on a machine without anything.
+/// Connection strings. What stands behind the first line is the content of every file that they ask for.
 pub fn conninfo(data: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(data) {
-        let _ = proto::conninfo::ConnInfo::parse(text, &Nothing);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (text, file) = text.split_once('\n').unwrap_or((text, ""));
+    let Ok(info) = ConnInfo::parse(text, &Files(file)) else { return };
+    assert!(!info.hosts.is_empty());
+    for host in &info.hosts {
+        let _ = info.passfile.find(host, &info.dbname, &info.user);
     }
 }
 
-struct Nothing;
+/// A machine on which every file has one content.
+struct Files<'a>(&'a str);
 
-impl proto::conninfo::Env for Nothing {
+impl Env for Files<'_> {
     fn var(&self, _name: &str) -> Option<String> {
         None
     }
 
     fn home(&self) -> Option<PathBuf> {
-        None
+        Some("/home/walkeep".into())
     }
 
     fn user(&self) -> Option<String> {
@@ -100,11 +106,11 @@ impl proto::conninfo::Env for Nothing {
     }
 
     fn read(&self, _path: &Path) -> Result<String, FileError> {
-        Err(FileError::Absent)
+        if self.0.is_empty() { Err(FileError::Absent) } else { Ok(self.0.to_owned()) }
     }
 
-    fn read_secret(&self, _path: &Path) -> Result<Zeroizing<String>, FileError> {
-        Err(FileError::Absent)
+    fn read_secret(&self, path: &Path) -> Result<Zeroizing<String>, FileError> {
+        self.read(path).map(Zeroizing::new)
     }
 }
 
@@ -201,7 +207,9 @@ pub fn socket(data: &[u8]) {
 /// WAL pages as the first, and as the last two of a segment.
 pub fn wal_segment(data: &[u8]) {
     const NAME: SegmentName = SegmentName { timeline: TimelineId::FIRST, log: 0, seg: 3 };
-    let _ = PageHeader::parse(data);
+    if let Ok(header) = PageHeader::parse(data) {
+        let _ = TransactionEnds::default().read(&data[..data.len().min(PAGE_SIZE)], header.address);
+    }
     let _ = LongHeader::parse(data);
     let _ = check_segment_start(data, NAME, None);
     let mut pages = data.to_vec();

@@ -74,6 +74,13 @@ impl BackupLabelFile {
     }
 }
 
+/// The content without the lines that tell of an incremental backup's parent: a server refuses to start with them,
+/// since they say that the directory is no whole one.
+pub fn without_parent(content: &[u8]) -> Vec<u8> {
+    let lines = content.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !line.starts_with(b"INCREMENTAL FROM ")).flatten().copied().collect()
+}
+
 fn missing(key: &str) -> BackupLabelError {
     BackupLabelError(format!("its line \"{key}\" is missing"))
 }
@@ -131,6 +138,8 @@ mod tests {
         let incremental = format!("{TEXT}INCREMENTAL FROM LSN: 0/5000028\nINCREMENTAL FROM TLI: 1\n");
         let label = BackupLabelFile::parse(incremental.as_bytes()).unwrap();
         assert_eq!(label.incremental_from, Some((Lsn(0x500_0028), TimelineId::FIRST)));
+        assert_eq!(without_parent(incremental.as_bytes()), TEXT.as_bytes());
+        assert_eq!(without_parent(TEXT.as_bytes()), TEXT.as_bytes());
     }
 
     #[test]

@@ -172,7 +172,8 @@ fn manifests_are_read_and_written_byte_for_byte() {
 
 #[test]
 fn labels_of_full_and_incremental_backups() {
-    for version in [15, 17, 18] {
+    // 13 says "master" where all others say "primary".
+    for version in [13, 15, 17, 18] {
         let label = BackupLabelFile::parse(&read(&format!("{version}/backup_label"))).unwrap();
         assert_eq!((label.backup_from, label.label.as_slice()), (BackupFrom::Primary, &b"golden"[..]));
         let size = proto::wal::SegmentSize::DEFAULT;
@@ -185,6 +186,12 @@ fn labels_of_full_and_incremental_backups() {
             assert!(child.incremental_from.unwrap().0 < child.start);
         }
     }
+}
+
+#[test]
+fn the_label_of_a_standbys_backup() {
+    let label = BackupLabelFile::parse(&read("13/standby-backup_label")).unwrap();
+    assert_eq!((label.backup_from, label.start), (BackupFrom::Standby, Lsn(0x300_0028)));
 }
 
 #[test]

@@ -3,12 +3,13 @@
 //! From the bottom up: [`store`] makes files, S3, GCS and Azure behave alike; [`sealed`] gives every object a
 //! header, compression, encryption and a digest; [`repository`] and [`branch`] know which objects there are;
 //! the WAL's are in [`wal`], a base backup's in [`pack`], [`manifest`] and [`backup`]; [`catalogue`] says
-//! what can be restored from them. The layout of the keys is in [`branch`], the bytes of each object in
+//! what can be restored from them, [`retention`] what may go. The layout of the keys is in [`branch`], the bytes of each object in
 //! `docs/format.md`.
 
 pub mod backup;
 pub mod branch;
 pub mod catalogue;
+pub mod chance;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod key;
 pub mod manifest;
 pub mod pack;
 pub mod repository;
+pub mod retention;
 pub mod sealed;
 pub mod store;
 pub mod wal;

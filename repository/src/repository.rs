@@ -1,5 +1,7 @@
 //! A repository: any number of clusters in one store.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proto::SystemId;
 use proto::config::{ClusterName, Config};
@@ -13,6 +15,9 @@ const MARKER: &str = "walkeep.json";
 
 /// The version of the layout of keys.
 const FORMAT: u32 = 1;
+
+/// A store that has not answered for so long is worth a word.
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// Nothing under [`MARKER`] is longer.
 const LONGEST_MARKER: u64 = 4096;
@@ -69,7 +74,9 @@ impl Repository {
         })?;
         let sealing = Sealing::from_config(&config.compression, &config.encryption)?;
         let unsealing = Unsealing::from_config(&config.encryption)?;
-        Self::open(Store::open(url, &config.storage)?, sealing, unsealing).await
+        let store = Store::open(url, &config.storage)?;
+        let what = store.description().to_owned();
+        unless_silent(&what, Box::pin(Self::open(store, sealing, unsealing))).await
     }
 
     /// The store behind it.
@@ -182,6 +189,17 @@ impl Repository {
     fn assemble(&self, cluster: &ClusterName, system_id: SystemId, facts: BranchFacts) -> Branch {
         let (sealing, unsealing) = (self.sealing.clone(), self.unsealing.clone());
         Branch::assemble(self.store.clone(), cluster.clone(), system_id, facts, sealing, unsealing)
+    }
+}
+
+/// Waits for the first answer of a store, and says now and then that it waits: a store that is down is tried again for
+/// `retry_timeout`, and whoever sits before a silent program takes it for hung.
+async fn unless_silent<T>(what: &str, mut answer: impl Future<Output = T> + Unpin) -> T {
+    loop {
+        match tokio::time::timeout(SILENCE, &mut answer).await {
+            Ok(answer) => return answer,
+            Err(_) => tracing::warn!("{what} does not answer yet: still trying"),
+        }
     }
 }
 

@@ -151,6 +151,36 @@ async fn fragments_that_are_merged_meanwhile_are_found_again() {
     assert_eq!(changing.fragments().await.len(), 1);
 }
 
+/// What [`Branch::read_tail_to`] makes of it.
+async fn into_file(branch: &Branch) -> repository::Result<Option<Vec<u8>>> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let end = branch.read_tail_to(SEGMENT, file.reopen().unwrap()).await?;
+    let bytes = std::fs::read(file.path()).unwrap();
+    Ok(end.map(|end| bytes[..end.valid as usize].to_vec()))
+}
+
+#[tokio::test]
+async fn a_tail_comes_into_a_file_as_into_memory() {
+    let (changing, branch, content, merged) = two_fragments().await;
+    *changing.meanwhile.lock().unwrap() = merged;
+    assert!(into_file(&branch).await.unwrap() == Some(content.clone()));
+    // Another epoch got less far, and agrees; then a third one does not.
+    let put = async |from: usize, to: usize, content: &[u8]| {
+        let facts = EpochFacts { timeline: TimelineId::FIRST, start: Lsn(16 << 20), slot: None };
+        let epoch = branch.claim_epoch(facts).await.unwrap();
+        let piece = Bytes::copy_from_slice(&content[from..to]);
+        branch.put_fragment(&epoch, SEGMENT, from as u32, to as u32, ServerTime(0), piece).await.unwrap();
+    };
+    put(0, 9000, &content).await;
+    assert!(into_file(&branch).await.unwrap() == Some(content.clone()));
+    let mut other = content.clone();
+    other[6999] ^= 1;
+    put(0, 7000, &other).await;
+    assert!(matches!(into_file(&branch).await, Err(Error::Conflict { .. })));
+    *changing.meanwhile.lock().unwrap() = Meanwhile::Removed;
+    assert!(into_file(&branch).await.unwrap().is_none());
+}
+
 #[tokio::test]
 async fn fragments_that_are_gone_are_no_tail() {
     let (changing, branch, _, _) = two_fragments().await;

@@ -38,9 +38,10 @@ fn main() -> ExitCode {
     match &cli.verb {
         Verb::Fetch(args) => {
             // A panic's usual exit code, 101, would be taken as the end of WAL.
-            std::panic::set_hook(Box::new(|panic| {
+            let failed = args.failed();
+            std::panic::set_hook(Box::new(move |panic| {
                 eprintln!("error: restore-cmd has a defect: {panic}");
-                std::process::exit(i32::from(fetch::FAILED));
+                std::process::exit(i32::from(failed));
             }));
             fetch::run(&cli.global, args)
         }

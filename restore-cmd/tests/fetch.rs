@@ -53,6 +53,7 @@ impl Recovery {
     }
 }
 
+/// LESSONS 37
 #[tokio::test(flavor = "multi_thread")]
 async fn gives_segments_then_the_tail_then_nothing() {
     let recovery = Recovery::new().await;
@@ -67,6 +68,7 @@ async fn gives_segments_then_the_tail_then_nothing() {
     assert_eq!(recovery.get(1, 5, Some(1)), (1, None));
 }
 
+/// LESSONS 7
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hole_is_no_end() {
     let recovery = Recovery::new().await;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use proto::backup_manifest::BackupManifest;
 use proto::page::BLOCK_SIZE;
+use repository::catalogue::Inventory;
 use restore::execute::{Existing, Outcome, execute};
 use restore::plan::{
-    Archive, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TimelineChoice, gather, plan,
+    Archive, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TimelineChoice, choose, plan,
 };
 use restore::program::Progress;
 use support::*;
@@ -32,9 +33,9 @@ fn options(pgdata: &Path) -> Options {
 
 async fn restore(fixture: &Fixture, options: &Options) -> anyhow::Result<(Plan, Outcome)> {
     let branch = &fixture.branch;
-    let gathered = gather(branch).await?;
-    let choice = gathered.choose(options)?;
-    let time = gathered.wal_end_time(branch, &choice).await?;
+    let inventory = Inventory::load(branch).await?;
+    let choice = choose(&inventory, options)?;
+    let time = inventory.time_before(branch, choice.lineage.timeline(), choice.wal_end).await?;
     let manifest = branch.read_manifest(&branch.backup(&choice.backup.label).await?).await?;
     let fetch = FetchCommand {
         program: "/usr/bin/restore-cmd".into(),
@@ -74,6 +75,7 @@ fn many() -> Vec<Made> {
     made
 }
 
+/// LESSONS 39, 40a: nothing is staged elsewhere, and no commit waits for a standby that is not there
 #[tokio::test]
 async fn comes_back_as_it_was() {
     let fixture = Fixture::new().await;
@@ -153,6 +155,7 @@ fn damage(fixture: &Fixture, folder: &str) {
     panic!("there is no object in {folder}");
 }
 
+/// LESSONS 32
 #[tokio::test]
 async fn a_damaged_object_is_named_and_leaves_nothing_that_starts() {
     let fixture = Fixture::new().await;
@@ -191,8 +194,7 @@ async fn content_that_is_not_the_manifests_is_refused() {
         }
     }
     let options = options(&fixture.pgdata());
-    let gathered = gather(&fixture.branch).await.unwrap();
-    let choice = gathered.choose(&options).unwrap();
+    let choice = choose(&Inventory::load(&fixture.branch).await.unwrap(), &options).unwrap();
     let fetch = FetchCommand {
         program: "/x".into(),
         config: None,

@@ -19,6 +19,9 @@ use crate::{Account, Output, Postgres, Repo, World, wait_for};
 /// How long the agent may take to do what it was asked for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a panic leaves in a log. No scenario passes with one, whatever else it has seen.
+pub(crate) const PANIC: &str = " panicked at ";
+
 /// A configuration file, the environment that goes with it, and perhaps a running `walkeep run`.
 #[derive(Debug)]
 pub struct Agent {
@@ -139,6 +142,15 @@ impl Agent {
         command.spawn().with_context(|| format!("cannot start {name}"))
     }
 
+    /// The most memory that the agent has used so far, in MiB.
+    pub fn peak_memory_mib(&self) -> Result<u64> {
+        let child = self.process.as_ref().context("the agent is not running")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("no number")?;
+        Ok(kib / 1024)
+    }
+
     /// `walkeep init`
     pub fn init(&self) -> Result<Output> {
         self.walkeep(&["init"])?.ok()
@@ -165,6 +177,21 @@ impl Agent {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// Stops the agent where it stands, until [`Agent::thaw`]: it does nothing, and is not dead.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen agent go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.process.as_ref().context("the agent is not running")?;
+        kill_process(pid_of(child), signal).context("cannot signal the agent")
     }
 
     /// Asks the agent to end, and asserts that it does so in order.
@@ -256,7 +283,17 @@ impl Drop for Agent {
         if let Err(error) = self.kill9() {
             eprintln!("the agent could not be killed: {error:#}");
         }
+        no_panic(&self.log_text());
     }
+}
+
+/// Asserts that no program has panicked into this log.
+pub(crate) fn no_panic(log: &str) {
+    let Some(at) = log.find(PANIC) else { return };
+    let told = &log[log[..at].rfind('\n').map_or(0, |line| line + 1)..];
+    // A scenario that fails already shall tell its own story, too.
+    assert!(std::thread::panicking(), "a program of ours panicked:\n{told}");
+    eprintln!("a program of ours panicked:\n{told}");
 }
 
 /// The number behind `X/X`.

@@ -10,6 +10,7 @@
 pub mod account;
 pub mod agent;
 pub mod bad;
+pub mod certificates;
 pub mod ledger;
 pub mod objects;
 pub mod output;
@@ -27,6 +28,7 @@ pub mod world;
 
 pub use account::Account;
 pub use agent::Agent;
+pub use certificates::Certificates;
 pub use ledger::{Audit, Ledger};
 pub use output::Output;
 pub use postgres::{Mark, Postgres, Stop};

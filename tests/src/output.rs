@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::agent::PANIC;
+
 /// The end of a program.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -32,11 +34,13 @@ impl Output {
         }
         let begun = Instant::now();
         let output = command.output().with_context(|| format!("cannot run {line}"))?;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!stderr.contains(PANIC), "{line} panicked:\n{stderr}");
         Ok(Output {
             line,
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            stderr,
             took: begun.elapsed(),
         })
     }
@@ -71,7 +75,6 @@ impl Output {
         assert_eq!(self.code, Some(code), "{} ended with {}:\n{}", self.line, self.ending(), self.stderr);
         let errors = self.stderr.lines().filter(|line| line.starts_with("error:")).count();
         assert_eq!(errors, 1, "{} must give one clear sentence:\n{}", self.line, self.stderr);
-        assert!(!told.contains("panicked"), "{} panicked:\n{}", self.line, self.stderr);
         for word in words {
             let found = told.contains(&word.to_lowercase());
             assert!(found, "{} does not say {word:?}:\n{}", self.line, self.stderr);

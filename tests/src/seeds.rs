@@ -1,6 +1,8 @@
 //! Many rounds of one scenario, each with a seed that tells the same story again.
 
-use anyhow::{Result, bail};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Result, anyhow, bail};
 
 /// The first seed; another one tells other stories.
 pub const SEED: &str = "WALKEEP_SEED";
@@ -17,7 +19,8 @@ pub fn each(rounds: u64, mut play: impl FnMut(u64) -> Result<()>) -> Result<()> 
     let (first, rounds) = (number(SEED).unwrap_or(1000), number(ROUNDS).unwrap_or(rounds));
     let mut failed = Vec::new();
     for seed in first..first.saturating_add(rounds) {
-        if let Err(error) = play(seed) {
+        let told = catch_unwind(AssertUnwindSafe(|| play(seed)));
+        if let Err(error) = told.unwrap_or_else(|_| Err(anyhow!("it panicked, as told above"))) {
             eprintln!("{SEED}={seed} {ROUNDS}=1: {error:#}");
             failed.push(seed);
         }

@@ -120,6 +120,11 @@ fn round(seed: u64) -> Result<()> {
         pause(&mut random, 500);
         ledger.close()?
     };
+    // A commit that waits for the agent is in the WAL already, and not yet seen by others, its client gone or not.
+    wait_for("the clients' last commits are done", PATIENCE, || {
+        let left = new.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ledger'")?;
+        Ok((left == "0").then_some(()))
+    })?;
     let last = new.mark()?;
     agent.wait_durable(&last.lsn)?;
     new.destroy()?;

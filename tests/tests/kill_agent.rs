@@ -6,6 +6,7 @@ use anyhow::Result;
 use harness::{Agent, Installation, Postgres, Repo, StoreKind, World, workload};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Another seed, given in `WALKEEP_SEED`, tells another story; the one that was used is printed.
 fn generator() -> StdRng {
@@ -64,8 +65,10 @@ fn killed_during_backup(store: StoreKind) -> Result<()> {
     let first = agent.backup_full()?;
     let whole = begun.elapsed();
     let mut known = vec![first];
-    for _ in 0..6 {
-        let mut backup = agent.spawn("walkeep", &["backup", "--full"])?;
+    for round in 0..6 {
+        let kind = if round % 2 == 0 { "--incremental" } else { "--full" };
+        workload::transactions(&server, 20)?;
+        let mut backup = agent.spawn("walkeep", &["backup", kind])?;
         std::thread::sleep(whole.mul_f64(random.random_range(0.05..1.0)));
         let _ = backup.kill();
         let finished = backup.wait()?.success();
@@ -90,6 +93,43 @@ fn killed_during_backup(store: StoreKind) -> Result<()> {
     drop(restored);
     agent.backup_full()?;
     Ok(())
+}
+
+/// Asked to end at any moment, a backup says so in one sentence, whatever it was doing.
+fn stopped_during_backup(store: StoreKind) -> Result<()> {
+    let Some(installation) = Installation::any_or_skip() else { return Ok(()) };
+    let mut random = generator();
+    let world = World::new()?;
+    let repo = Repo::of(store, &world)?;
+    let server = Postgres::build(&installation, "data").start(&world)?;
+    let agent = Agent::configure(&world, &server, &repo)?;
+    agent.init()?;
+    workload::init(&server, 3)?;
+    let begun = std::time::Instant::now();
+    agent.backup_full()?;
+    let whole = begun.elapsed();
+    for _ in 0..8 {
+        let mut backup = agent.spawn("walkeep", &["backup", "--full"])?;
+        std::thread::sleep(whole.mul_f64(random.random_range(0.1..0.9)));
+        kill_process(Pid::from_child(&backup), Signal::TERM)?;
+        let status = backup.wait()?;
+        // It may have been done already, or not have been listening yet.
+        let fine = [Some(0), Some(1), None].contains(&status.code());
+        assert!(fine, "it ended with {status}:\n{}", agent.log_text());
+    }
+    // That nothing has panicked is asserted when the agent is dropped.
+    assert!(agent.log_text().contains("the backup was stopped by SIGTERM"), "{}", agent.log_text());
+    Ok(())
+}
+
+#[test]
+fn backup_asked_to_stop_file() -> Result<()> {
+    stopped_during_backup(StoreKind::File)
+}
+
+#[test]
+fn backup_asked_to_stop_s3() -> Result<()> {
+    stopped_during_backup(StoreKind::S3)
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn every_object_opens_with_zstd() -> Result<()> {
     agent.stop()?;
 
     let objects = repo.objects()?;
-    for kind in ["/wal/", "/tail/", "/pack/", "/manifest-"] {
+    for kind in ["/wal/", "/tail/", "/pack/", "/block-digests/", "/manifest-"] {
         assert!(objects.iter().any(|object| object.key.contains(kind)), "no object of kind {kind}");
     }
     // walkeep.json is meant to be read as it is.
@@ -58,7 +58,11 @@ fn a_shell_rebuilds_the_cluster() -> Result<()> {
     agent.init()?;
     agent.start()?;
     workload::init(&server, 1)?;
-    let label = agent.backup_full()?;
+    agent.backup_full()?;
+    workload::transactions(&server, 50)?;
+    // Its bytes lie in the packs of two backups.
+    agent.walkeep(&["backup", "--incremental"])?.ok()?;
+    let label = agent.labels()?.pop().context("the backup is not in the list")?;
     workload::transactions(&server, 50)?;
     let end = server.mark()?;
     agent.wait_durable(&end.lsn)?;

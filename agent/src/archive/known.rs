@@ -1,6 +1,6 @@
 //! What is known to be in the repository without asking it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,28 @@ struct Inner {
     order: VecDeque<SegmentName>,
     /// What the stream will bring next: from the oldest segment in flight to the one being received.
     coming: Option<(SegmentName, SegmentName)>,
+    /// What a call, or the look ahead of it, is storing just now.
+    shipping: BTreeSet<SegmentName>,
+}
+
+/// Somebody is storing this segment. Whoever waits for it goes on when this is dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    known: KnownSegments,
+    segment: SegmentName,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.known.lock().shipping.remove(&self.segment);
+        self.known.0.changed.notify_waiters();
+    }
+}
+
+impl Inner {
+    fn is_coming(&self, segment: SegmentName) -> bool {
+        self.coming.is_some_and(|(first, last)| (first..=last).contains(&segment))
+    }
 }
 
 impl KnownSegments {
@@ -65,7 +87,20 @@ impl KnownSegments {
         self.lock().digests.get(&segment).copied()
     }
 
-    /// Waits for a segment that the stream is bringing just now, but no longer than `patience`.
+    /// Announces that the caller stores this segment. `None`: it is durable already, or somebody else is at it.
+    pub(super) fn claim(&self, segment: SegmentName) -> Option<Claim> {
+        let mut inner = self.lock();
+        let free = !inner.digests.contains_key(&segment) && inner.shipping.insert(segment);
+        free.then(|| Claim { known: self.clone(), segment })
+    }
+
+    /// Whether the stream is about to bring this segment.
+    pub(super) fn is_coming(&self, segment: SegmentName) -> bool {
+        self.lock().is_coming(segment)
+    }
+
+    /// Waits for a segment that is being stored by somebody else, and, but no longer than `patience`, for one that the
+    /// stream is bringing just now.
     pub async fn await_digest(&self, segment: SegmentName, patience: Duration) -> Option<Digest> {
         let deadline = Instant::now() + patience;
         loop {
@@ -73,16 +108,18 @@ impl KnownSegments {
             tokio::pin!(changed);
             // Registered before looking, or a change in between would be missed.
             changed.as_mut().enable();
-            {
+            let shipping = {
                 let inner = self.lock();
-                let coming = inner.coming.is_some_and(|(first, last)| (first..=last).contains(&segment));
+                let shipping = inner.shipping.contains(&segment);
                 match inner.digests.get(&segment) {
                     Some(digest) => return Some(*digest),
-                    None if !coming => return None,
-                    None => {}
+                    None if !shipping && !inner.is_coming(segment) => return None,
+                    None => shipping,
                 }
-            }
-            if timeout_at(deadline, changed).await.is_err() {
+            };
+            if shipping {
+                changed.await;
+            } else if timeout_at(deadline, changed).await.is_err() {
                 return None;
             }
         }
@@ -107,6 +144,28 @@ mod tests {
         assert_eq!(known.digest(name(4)), None);
         assert_eq!(known.digest(name(5)), Some(Digest::of(b"")));
         assert_eq!(known.lock().digests.len(), CAPACITY);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_is_storing_is_waited_for_and_not_stored_twice() {
+        let known = KnownSegments::default();
+        let claim = known.claim(name(7)).expect("it is free");
+        assert!(known.claim(name(7)).is_none());
+        let waiter = tokio::spawn({
+            let known = known.clone();
+            // No patience at all: that is for the stream.
+            async move { known.await_digest(name(7), Duration::ZERO).await }
+        });
+        tokio::task::yield_now().await;
+        known.stored(name(7), Digest::of(b"x"));
+        drop(claim);
+        assert_eq!(waiter.await.unwrap(), Some(Digest::of(b"x")));
+        // Nobody has to store what is durable.
+        assert!(known.claim(name(7)).is_none());
+        // Who gave up has left it to others.
+        drop(known.claim(name(8)));
+        assert_eq!(known.await_digest(name(8), Duration::ZERO).await, None);
+        assert!(known.claim(name(8)).is_some());
     }
 
     #[tokio::test]

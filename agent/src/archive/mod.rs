@@ -1,5 +1,6 @@
 //! What `archive_command` hands over: answered from what is durable already, else checked and stored.
 
+mod backlog;
 mod known;
 mod ship;
 mod state;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ use proto::wal::page::PAGE_SIZE;
 use proto::wal::{SegmentName, WalError, WalFile};
 use proto::{Digest, SystemId};
 use repository::{Branch, Repository};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
-use super::KnownSegments;
+use super::{KnownSegments, backlog};
 
-/// Files that are stored side by side.
-const CONCURRENCY: usize = 4;
+/// Files that are stored side by side: of 16 MiB each, 64 MiB of memory; larger ones are read in pieces.
+pub(super) const CONCURRENCY: usize = 4;
 
 /// How long a call waits for what the stream is storing just now, before it does the work itself.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,6 +45,8 @@ pub struct Offer {
     pub digest: Option<Digest>,
     /// The file itself, open for reading.
     pub source: File,
+    /// Where the server has it, if the files beside it are to be looked at, too.
+    pub path: Option<PathBuf>,
 }
 
 /// Why a file is not durable.
@@ -130,25 +133,42 @@ pub struct Archive {
     /// The branch of the last file. Another system identifier is looked up each time: it should not occur.
     branch: Arc<OnceCell<Branch>>,
     room: Arc<Semaphore>,
+    /// Held by the one who looks ahead.
+    ahead: Arc<Semaphore>,
 }
 
 impl Archive {
     /// For the files of `cluster`. `known` is what the stream tells.
     pub fn new(repository: Repository, cluster: ClusterName, known: KnownSegments) -> Self {
         let room = Arc::new(Semaphore::new(CONCURRENCY));
-        Self { repository, cluster, known, branch: Arc::default(), room }
+        let ahead = Arc::new(Semaphore::new(1));
+        Self { repository, cluster, known, branch: Arc::default(), room, ahead }
     }
 
     /// Makes the file durable in the repository, or finds that it is. Only then does it return `Ok`.
     pub async fn archive(&self, offer: Offer) -> Result<(), ArchiveError> {
         let WalFile::Segment(segment) = offer.file else { return self.store_small(offer).await };
-        let offer = Arc::new(offer);
-        if let Some(digest) = offer.digest {
+        let Some(digest) = offer.digest else { return self.store(offer, segment).await };
+        let _claim = loop {
             // Durable: known is only what this process has itself stored in full, or seen in the repository.
             if let Some(stored) = self.known.await_digest(segment, PATIENCE).await {
                 return judge(segment, stored, digest);
             }
+            // Somebody may have begun meanwhile: then it is waited for once more.
+            if let Some(claim) = self.known.claim(segment) {
+                break claim;
+            }
+        };
+        // The archiver is not waiting for what the stream has done: there may be more behind this one.
+        if let Some(path) = offer.path.clone() {
+            backlog::look_ahead(self, path, &offer.source, segment);
         }
+        self.store(offer, segment).await
+    }
+
+    /// Makes a segment durable, or finds that it is.
+    pub(super) async fn store(&self, offer: Offer, segment: SegmentName) -> Result<(), ArchiveError> {
+        let offer = Arc::new(offer);
         let facts = {
             let offer = offer.clone();
             blocking(move || start(&offer, segment)).await?
@@ -185,6 +205,16 @@ impl Archive {
         info!(cluster = %self.cluster, %segment, ?stored, "archived");
         self.known.stored(segment, facts.digest);
         Ok(())
+    }
+
+    /// What is known without asking the repository.
+    pub(super) fn known(&self) -> &KnownSegments {
+        &self.known
+    }
+
+    /// The right to look ahead, which one task has at a time.
+    pub(super) fn begin_ahead(&self) -> Option<OwnedSemaphorePermit> {
+        self.ahead.clone().try_acquire_owned().ok()
     }
 
     /// A history, partial or backup file.

@@ -1,26 +1,38 @@
 //! From the server's archives to a manifest's entries: each byte is seen once, on its way to the packs.
 
+use std::collections::HashMap;
 use std::future::Future;
 
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, Digest as Crc};
 use proto::Lsn;
-use proto::page;
+use proto::incremental::IncrementalError;
 use repository::manifest::{Entry, PathError, SafePath};
-use repository::pack::{Extent, PackWriter, push_extent};
+use repository::pack::{BlockDigest, Extent, PackEntry, PackWriter};
 
-use super::pages::{PageScanner, Suspects};
+use super::damage::DamagedPage;
+use super::file::{Done, OpenFile, Packs, Sent};
+use super::increment;
+use super::native::Limits;
+use super::pages::Suspects;
+use super::parent::Parent;
 use super::tar::{Member, MemberKind, TarError, TarEvent, TarParser};
 
 /// Where the files' bytes go.
 pub trait Sink {
     /// Takes the next bytes, and says where they went, counted from the first of them.
     fn append(&mut self, bytes: Bytes) -> impl Future<Output = repository::Result<Vec<Extent>>> + Send;
+
+    /// Tells the digest of a file's next block, whose `length` bytes are appended next.
+    fn begin_block(&mut self, length: usize, digest: BlockDigest);
 }
 
 impl Sink for PackWriter {
     async fn append(&mut self, bytes: Bytes) -> repository::Result<Vec<Extent>> {
         PackWriter::append(self, bytes).await
+    }
+
+    fn begin_block(&mut self, length: usize, digest: BlockDigest) {
+        PackWriter::begin_block(self, length, digest);
     }
 }
 
@@ -33,6 +45,12 @@ pub enum CollectError {
     /// With TABLESPACE_MAP there are no links in a backup.
     #[error("the server sent a symbolic link within a backup, {0:?}, which PostgreSQL does not do")]
     Link(String),
+    /// What the server sends as changed is not there to be changed.
+    #[error("the server sent the changes of {0}, which the parent backup does not have")]
+    Orphan(String),
+    /// The changed blocks of a file cannot be used.
+    #[error("the server sent changes that cannot be used: {0}")]
+    Increment(#[from] IncrementalError),
     /// A name that no file of a data directory can have.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -59,7 +77,11 @@ pub struct Collected {
     pub suspects: Vec<SuspectFile>,
     /// Bytes of all files together.
     pub size_bytes: u64,
-    /// The content of `backup_label`.
+    /// How those files were sent that are stored in another form.
+    pub sent: HashMap<SafePath, Sent>,
+    /// Damaged pages that are the parent's, and were not sent again.
+    pub inherited_damage: Vec<DamagedPage>,
+    /// The content of `backup_label`, as it was sent.
     pub backup_label: Vec<u8>,
     /// The content of `global/pg_control`.
     pub control: Vec<u8>,
@@ -70,7 +92,8 @@ const CAPTURE_LIMIT: usize = 64 << 10;
 
 /// Takes one archive after another.
 pub struct Collector<S> {
-    sink: S,
+    packs: Packs<S>,
+    base: Base,
     start: Lsn,
     data_checksums: bool,
     /// `pg_tblspc/<oid>/` for a tablespace's archive, else empty.
@@ -80,22 +103,48 @@ pub struct Collector<S> {
     collected: Collected,
 }
 
-struct OpenFile {
-    path: SafePath,
-    size: u64,
-    mode: u32,
-    mtime: i64,
-    crc: Crc,
-    scanner: Option<PageScanner>,
-    extents: Vec<Extent>,
-    done: u64,
+/// What the server's files are held against.
+pub enum Base {
+    /// Nothing: all is stored.
+    Nothing,
+    /// Whole files, against the parent's by content.
+    Content(Parent),
+    /// The server sends what has changed since this parent; its other blocks count below the limits.
+    Native(Parent, Limits),
+}
+
+impl Base {
+    fn parent(&self) -> Option<&Parent> {
+        match self {
+            Self::Nothing => None,
+            Self::Content(parent) | Self::Native(parent, _) => Some(parent),
+        }
+    }
+
+    fn parent_mut(&mut self) -> Option<&mut Parent> {
+        match self {
+            Self::Nothing => None,
+            Self::Content(parent) | Self::Native(parent, _) => Some(parent),
+        }
+    }
+
+    /// The parent's packs.
+    pub fn into_packs(self) -> Vec<PackEntry> {
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::Content(parent) | Self::Native(parent, _) => parent.into_packs(),
+        }
+    }
 }
 
 impl<S: Sink> Collector<S> {
-    /// For a backup that starts at `start`. `data_checksums`: whether the cluster's pages have them.
-    pub fn new(sink: S, start: Lsn, data_checksums: bool) -> Self {
+    /// For a backup that starts at `start`. `data_checksums`: whether the cluster's pages have them. What `base` does
+    /// not have goes to `sink`.
+    pub fn new(sink: S, base: Base, start: Lsn, data_checksums: bool) -> Self {
+        let first = base.parent().map_or(0, |parent| parent.packs().len() as u32);
         Self {
-            sink,
+            packs: Packs { sink, first },
+            base,
             start,
             data_checksums,
             prefix: Vec::new(),
@@ -116,9 +165,9 @@ impl<S: Sink> Collector<S> {
         self.parser.push(chunk);
         while let Some(event) = self.parser.next_event()? {
             match event {
-                TarEvent::Member(member) => self.member(member)?,
+                TarEvent::Member(member) => self.member(member).await?,
                 TarEvent::Data(bytes) => self.data(bytes).await?,
-                TarEvent::FileEnd => self.file_end(),
+                TarEvent::FileEnd => self.file_end().await?,
             }
         }
         Ok(())
@@ -137,60 +186,65 @@ impl<S: Sink> Collector<S> {
     /// Stores a file that no archive has.
     pub async fn add_file(&mut self, member: Member, content: Bytes) -> Result<(), CollectError> {
         self.prefix.clear();
-        self.member(member)?;
+        self.member(member).await?;
         if !content.is_empty() {
             self.data(content).await?;
         }
-        self.file_end();
-        Ok(())
+        self.file_end().await
     }
 
-    /// All archives were taken.
-    pub fn finish(self) -> (S, Collected) {
-        (self.sink, self.collected)
+    /// All archives were taken. The entries' extents number the packs of the base first, then the sink's.
+    pub fn finish(self) -> (S, Base, Collected) {
+        (self.packs.sink, self.base, self.collected)
     }
 
-    fn member(&mut self, member: Member) -> Result<(), CollectError> {
+    async fn member(&mut self, member: Member) -> Result<(), CollectError> {
         let mut path = self.prefix.clone();
         path.extend_from_slice(&member.path);
         // The root of an archive: the data directory itself, or a tablespace, which restore makes anyway.
         if member.path.is_empty() && member.kind == MemberKind::Directory {
             return Ok(());
         }
-        let path = SafePath::new(path)?;
         match member.kind {
-            MemberKind::Link(_) => Err(CollectError::Link(path.to_string())),
+            MemberKind::Link(_) => return Err(CollectError::Link(SafePath::new(path)?.to_string())),
             MemberKind::Directory => {
+                let path = SafePath::new(path)?;
                 self.collected.entries.push(Entry::Directory { path, mode: member.mode });
-                Ok(())
+                return Ok(());
             }
-            MemberKind::File => {
-                let relation = std::str::from_utf8(path.as_bytes())
-                    .ok()
-                    .filter(|_| self.data_checksums)
-                    .and_then(page::is_relation_file);
-                self.file = Some(OpenFile {
-                    scanner: relation.map(|file| PageScanner::new(file, self.start)),
-                    path,
-                    size: member.size,
-                    mode: member.mode,
-                    mtime: member.mtime,
-                    crc: Crc::new(CrcAlgorithm::Crc32Iscsi),
-                    extents: Vec::new(),
-                    done: 0,
-                });
-                Ok(())
+            MemberKind::File => {}
+        }
+        let mut file = self.open(path, member).await?;
+        if self.data_checksums {
+            file.check_pages(self.start);
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
+    async fn open(&mut self, path: Vec<u8>, member: Member) -> Result<OpenFile, CollectError> {
+        if let Base::Native(parent, limits) = &mut self.base {
+            if path == b"backup_label" {
+                return Ok(OpenFile::label(SafePath::new(path)?, member));
+            }
+            if let Some(path) = increment::original(&path) {
+                let path = SafePath::new(path)?;
+                let limit = std::str::from_utf8(path.as_bytes()).map_or(0, |path| limits.of(path));
+                let of = parent.take(&path).ok_or_else(|| CollectError::Orphan(path.to_string()))?;
+                return Ok(OpenFile::changed(path, member, of, limit));
             }
         }
+        let path = SafePath::new(path)?;
+        let parent = match self.base.parent_mut() {
+            Some(parent) => parent.open(&path).await?,
+            None => None,
+        };
+        Ok(OpenFile::whole(path, member, parent))
     }
 
     async fn data(&mut self, bytes: Bytes) -> Result<(), CollectError> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.crc.update(&bytes);
-        if let Some(scanner) = &mut file.scanner {
-            scanner.push(&bytes);
-        }
-        let captured = match file.path.as_bytes() {
+        let captured = match file.path().as_bytes() {
             b"backup_label" => Some(&mut self.collected.backup_label),
             b"global/pg_control" => Some(&mut self.collected.control),
             _ => None,
@@ -199,35 +253,32 @@ impl<S: Sink> Collector<S> {
             let room = CAPTURE_LIMIT.saturating_sub(captured.len());
             captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
-        let length = bytes.len() as u64;
-        for extent in self.sink.append(bytes).await? {
-            push_extent(&mut file.extents, extent.shifted(file.done));
-        }
-        file.done += length;
-        Ok(())
+        file.data(bytes, &mut self.packs).await
     }
 
-    fn file_end(&mut self) {
-        let Some(file) = self.file.take() else { return };
-        if let Some(suspects) = file.scanner.and_then(PageScanner::finish) {
-            self.collected.suspects.push(SuspectFile { path: file.path.clone(), suspects });
+    async fn file_end(&mut self) -> Result<(), CollectError> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        let Done { entry, suspects, sent, damaged } = file.finish(&mut self.packs).await?;
+        let Entry::File { path, size, .. } = &entry else { return Ok(()) };
+        self.collected.size_bytes += size;
+        if let Some(suspects) = suspects {
+            self.collected.suspects.push(SuspectFile { path: path.clone(), suspects });
         }
-        self.collected.size_bytes += file.size;
-        self.collected.entries.push(Entry::File {
-            path: file.path,
-            size: file.size,
-            mode: file.mode,
-            mtime: file.mtime,
-            // The CRC has 32 bits; the crate's type has room for wider ones.
-            crc32c: Some(file.crc.finalize() as u32),
-            extents: file.extents,
-        });
+        if let Some(sent) = sent {
+            self.collected.sent.insert(path.clone(), sent);
+        }
+        let damaged = damaged.into_iter().map(|block| DamagedPage { path: path.clone(), block });
+        self.collected.inherited_damage.extend(damaged);
+        self.collected.entries.push(entry);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use crc_fast::CrcAlgorithm;
     use proptest::prelude::*;
+    use proto::page::{self, BLOCK_SIZE};
 
     use super::super::tar::tests::{ended, file, header};
     use super::*;
@@ -256,13 +307,17 @@ mod tests {
             }
             Ok(extents)
         }
+
+        fn begin_block(&mut self, length: usize, _: BlockDigest) {
+            assert!((1..=BLOCK_SIZE).contains(&length));
+        }
     }
 
     async fn collect(
         archives: &[(Option<u32>, Vec<u8>)],
         chunk: usize,
     ) -> Result<(Memory, Collected), CollectError> {
-        let mut collector = Collector::new(Memory::default(), Lsn(0x1000), true);
+        let mut collector = Collector::new(Memory::default(), Base::Nothing, Lsn(0x1000), true);
         for (tablespace, archive) in archives {
             collector.begin(*tablespace);
             for piece in archive.chunks(chunk) {
@@ -270,7 +325,8 @@ mod tests {
             }
             collector.end()?;
         }
-        Ok(collector.finish())
+        let (packs, _, collected) = collector.finish();
+        Ok((packs, collected))
     }
 
     fn content(packs: &Memory, extents: &[Extent]) -> Vec<u8> {

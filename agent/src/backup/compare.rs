@@ -1,7 +1,11 @@
 //! What arrived, against what the server says that it sent.
 
+use std::collections::HashMap;
+
 use proto::backup_manifest::BackupManifest;
-use repository::manifest::Entry;
+use repository::manifest::{Entry, SafePath};
+
+use super::file::Sent;
 
 /// How the server's manifest and the received files differ. One file is named; the others would tell no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,14 +31,22 @@ pub enum Difference {
     Checksum(String),
 }
 
-/// An error at the first difference. `entries` must be what the server sent, nothing else.
-pub fn compare(manifest: &BackupManifest, entries: &[Entry]) -> Result<(), Difference> {
+/// An error at the first difference. `entries` must be what the server sent, nothing else; `sent` has those of them that
+/// came in another form than they are stored.
+pub fn compare(
+    manifest: &BackupManifest,
+    entries: &[Entry],
+    sent: &HashMap<SafePath, Sent>,
+) -> Result<(), Difference> {
     let mut listed: Vec<_> = manifest.files.iter().collect();
     listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     let mut received: Vec<_> = entries
         .iter()
         .filter_map(|entry| match entry {
-            Entry::File { path, size, crc32c, .. } => Some((path.as_bytes(), *size, *crc32c)),
+            Entry::File { path, size, crc32c, .. } => Some(match sent.get(path) {
+                Some(sent) => (sent.path.as_slice(), sent.size, Some(sent.crc32c)),
+                None => (path.as_bytes(), *size, *crc32c),
+            }),
             Entry::Directory { .. } => None,
         })
         .collect();
@@ -67,7 +79,6 @@ pub fn compare(manifest: &BackupManifest, entries: &[Entry]) -> Result<(), Diffe
 #[cfg(test)]
 mod tests {
     use proto::backup_manifest::{Checksum, FileEntry};
-    use repository::manifest::SafePath;
 
     use super::*;
 
@@ -87,7 +98,22 @@ mod tests {
     }
 
     fn outcome(files: Vec<FileEntry>, entries: &[Entry]) -> Result<(), Difference> {
-        compare(&BackupManifest { version: 1, system_id: None, files, wal_ranges: Vec::new() }, entries)
+        compare(&manifest(files), entries, &HashMap::new())
+    }
+
+    fn manifest(files: Vec<FileEntry>) -> BackupManifest {
+        BackupManifest { version: 1, system_id: None, files, wal_ranges: Vec::new() }
+    }
+
+    #[test]
+    fn what_came_in_another_form_is_held_against_that() {
+        let entries = [received("base/5/16384", 81_920, 1), received("base/5/9", 2, 2)];
+        let path = SafePath::new("base/5/16384").unwrap();
+        let as_sent = Sent { path: b"base/5/INCREMENTAL.16384".to_vec(), size: 12, crc32c: 7 };
+        let sent = HashMap::from([(path, as_sent)]);
+        let files = vec![listed("base/5/9", 2, 2), listed("base/5/INCREMENTAL.16384", 12, 7)];
+        assert_eq!(compare(&manifest(files.clone()), &entries, &sent), Ok(()));
+        assert!(compare(&manifest(files), &entries, &HashMap::new()).is_err());
     }
 
     #[test]

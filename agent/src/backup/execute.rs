@@ -8,13 +8,13 @@ use bytes::Bytes;
 use proto::backup_label::BackupLabelFile;
 use proto::backup_manifest::BackupManifest;
 use proto::client::{
-    BackupMessage, BackupStart, BackupStream, BaseBackupOptions, Checkpoint, ManifestChecksums, Replication,
+    BackupMessage, BackupStart, BackupStream, BaseBackupOptions, Checkpoint, ManifestChecksums,
 };
 use proto::control::{ControlError, ControlFile};
 use proto::wal::WalFile;
 use proto::{Lsn, TimelineId};
 use repository::Branch;
-use repository::backup::{BackupKind, BackupLabel};
+use repository::backup::BackupLabel;
 use repository::manifest::{
     Controls, EXTERNAL_PREFIX, ExternalConfig, MANIFEST_FORMAT, Manifest, ManifestHead, RawBytes, SafePath,
     Tablespace, WalRange,
@@ -23,14 +23,16 @@ use repository::pack::PackWriter;
 use restore::program::{Progress, failure};
 use tokio::task::JoinHandle;
 
-use super::collect::{Collected, Collector, SuspectFile};
+use super::collect::{Base, Collected, Collector, SuspectFile};
 use super::compare::compare;
 use super::damage::{self, Judge};
 use super::external::{self, ExternalFile};
 use super::facts::Sql;
+use super::native::Limits;
+use super::parent::Parent;
 use super::plan::{Plan, WalPlan};
 use super::tar::{Member, MemberKind};
-use super::wal::{self, HeldWal};
+use super::wal::{Coming, HeldWal, Source};
 
 /// Between two signs of life. Others take a backup for dead after several times this.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -59,8 +61,15 @@ struct Received {
 
 /// Takes the backup. When this returns the manifest is durable, and so is everything that it names.
 ///
-/// `label` must have been announced by an intent.
-pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> anyhow::Result<ManifestHead> {
+/// `label` must have been announced by an intent, which names the parent. With a parent only what differs from it is
+/// stored; the manifest is complete all the same. `native`: the server may be asked what has changed.
+pub async fn execute(
+    plan: &Plan,
+    label: &BackupLabel,
+    parent: Option<Box<Manifest>>,
+    native: bool,
+    progress: &Progress,
+) -> anyhow::Result<ManifestHead> {
     let branch = &plan.branch;
     let _heartbeat = heartbeat(branch, label);
     // Before the backup starts, so that not one byte of its WAL can vanish.
@@ -72,19 +81,36 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
     };
     let sql = Sql::connect(&plan.info).await?;
     let started_at = sql.clock().await?;
-    let mut session = crate::commands::connect(&plan.info).await?;
-    store_history(&mut session, branch, plan.identity.timeline).await?;
+    store_history(branch, plan).await?;
     progress.step("waiting for a checkpoint");
-    let stream =
-        session.base_backup(&options(plan, label)).await.context("the server did not begin a base backup")?;
+    let parent_head = parent.as_ref().map(|parent| parent.head.clone());
+    let (stream, base) = begin(plan, label, parent, native, &sql).await?;
+    let incremental_from = match &base {
+        Base::Native(..) => parent_head.as_ref().map(|parent| (parent.start_lsn, parent.timeline)),
+        Base::Nothing | Base::Content(_) => None,
+    };
     let start = stream.start().clone();
     anyhow::ensure!(
         start.timeline == plan.identity.timeline,
         "the server has moved to timeline {} since this backup was planned: take it again",
         start.timeline
     );
+    let mut wal = Coming::begin(
+        Source {
+            plan: plan.wal,
+            held,
+            info: plan.info.clone(),
+            branch: branch.clone(),
+            timeline: start.timeline,
+            from: start.lsn,
+        },
+        progress.clone(),
+    );
     progress.step("");
-    let mut received = receive(plan, label, stream, start, progress).await?;
+    let mut received = tokio::select! {
+        received = receive(plan, label, base, stream, start, progress) => received?,
+        error = wal.failed() => return Err(error),
+    };
     // A new session: the first has been silent for as long as the backup took.
     let sql = Sql::connect(&plan.info).await?;
     let finished_at = sql.clock().await?;
@@ -92,7 +118,7 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
     let external = external::gather(&sql, &plan.facts, &plan.info).await;
     let external_config = store_external(&mut received.collector, external).await?;
 
-    let (packs, collected) = received.collector.finish();
+    let (packs, base, collected) = received.collector.finish();
     progress.step("storing the last bytes");
     // All packs are durable when this returns.
     let packs = packs.finish().await.context("cannot store the backup's data")?;
@@ -108,11 +134,17 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
         received.start.lsn,
         label_file.start
     );
+    anyhow::ensure!(
+        label_file.incremental_from == incremental_from,
+        "the server's backup_label says that it is incremental from {:?}, and {:?} was asked for",
+        label_file.incremental_from,
+        incremental_from
+    );
     let mut head = ManifestHead {
         format: MANIFEST_FORMAT,
         label: label.clone(),
-        kind: BackupKind::Full,
-        parent: None,
+        kind: label.kind(),
+        parent: parent_head.map(|parent| parent.label),
         cluster: branch.cluster().clone(),
         system_id: branch.system_id(),
         server_version: plan.version.0,
@@ -137,23 +169,72 @@ pub async fn execute(plan: &Plan, label: &BackupLabel, progress: &Progress) -> a
         external_config,
         controls: controls(&control),
     };
+    collected.inherited_damage.iter().for_each(|page| head.record_damage(&page.path, page.block));
     record_damage(plan, &mut head, collected.suspects, received.checksum_failures, &sql).await;
-    let range = (received.start.lsn, received.stop_lsn);
-    wal::bring(plan.wal, held, branch, received.start.timeline, range, progress).await?;
+    wal.until(received.stop_lsn).await?;
     // The commit: packs, the server's manifest and the WAL are durable by now.
-    let manifest = Manifest { head, packs, entries: collected.entries };
+    let packs = base.into_packs().into_iter().chain(packs).collect();
+    let mut manifest = Manifest { head, packs, entries: collected.entries };
+    manifest.drop_unused_packs();
     branch.put_manifest(&manifest).await.context("cannot store the manifest")?;
     progress.finish();
     Ok(manifest.head)
 }
 
-fn options(plan: &Plan, label: &BackupLabel) -> BaseBackupOptions {
+/// Has the server begin, and says what its files are to be held against.
+async fn begin(
+    plan: &Plan,
+    label: &BackupLabel,
+    parent: Option<Box<Manifest>>,
+    native: bool,
+    sql: &Sql,
+) -> anyhow::Result<(BackupStream, Base)> {
+    if let Some(parent) = parent.as_ref().filter(|_| native) {
+        match begin_native(plan, label, &parent.head, sql).await {
+            Ok((stream, limits)) => {
+                let parent = Parent::new(plan.branch.clone(), Manifest::clone(parent));
+                return Ok((stream, Base::Native(parent, limits)));
+            }
+            Err(error) => {
+                tracing::warn!("the server cannot tell what has changed, so all is compared: {error:#}");
+            }
+        }
+    }
+    let session = crate::commands::connect(&plan.info).await?;
+    let stream = session.base_backup(&options(plan, label, false)).await;
+    let stream = stream.context("the server did not begin a base backup")?;
+    let base = match parent {
+        Some(parent) => Base::Content(Parent::new(plan.branch.clone(), *parent)),
+        None => Base::Nothing,
+    };
+    Ok((stream, base))
+}
+
+/// The server sends what has changed since that parent. Its summaries are asked once it has begun: then they reach up to
+/// the backup's start.
+async fn begin_native(
+    plan: &Plan,
+    label: &BackupLabel,
+    parent: &ManifestHead,
+    sql: &Sql,
+) -> anyhow::Result<(BackupStream, Limits)> {
+    let manifest = plan.branch.read_server_manifest(parent).await?;
+    let manifest = manifest.context("the server's own manifest of the parent was not kept")?;
+    let mut session = crate::commands::connect(&plan.info).await?;
+    session.upload_manifest(futures::stream::iter([Ok(manifest)])).await?;
+    let stream = session.base_backup(&options(plan, label, true)).await?;
+    let start = stream.start();
+    let limits = Limits::ask(sql, start.timeline, parent.start_lsn, start.lsn).await?;
+    Ok((stream, limits))
+}
+
+fn options(plan: &Plan, label: &BackupLabel, incremental: bool) -> BaseBackupOptions {
     BaseBackupOptions {
         label: format!("walkeep {label}"),
         checkpoint: Checkpoint::Fast,
         max_rate_kib: None,
         manifest_checksums: ManifestChecksums::Crc32c,
-        incremental: false,
+        incremental,
         verify_checksums: plan.judge == Judge::Server,
         progress: true,
         // We wait for the WAL ourselves, and say for which.
@@ -163,14 +244,10 @@ fn options(plan: &Plan, label: &BackupLabel) -> BaseBackupOptions {
 }
 
 /// Without its history file nobody can recover along a timeline; whoever else brings WAL may not have had it.
-async fn store_history(
-    session: &mut Replication,
-    branch: &Branch,
-    timeline: TimelineId,
-) -> anyhow::Result<()> {
-    if timeline != TimelineId::FIRST {
-        let history = session.timeline_history(timeline).await?;
-        branch.put_wal_file(WalFile::History(timeline), Bytes::from(history)).await?;
+async fn store_history(branch: &Branch, plan: &Plan) -> anyhow::Result<()> {
+    if let Some(history) = &plan.history {
+        let content = Bytes::from(history.content.clone());
+        branch.put_wal_file(WalFile::History(plan.identity.timeline), content).await?;
     }
     Ok(())
 }
@@ -217,6 +294,7 @@ fn heartbeat(branch: &Branch, label: &BackupLabel) -> AbortOnDrop {
 async fn receive(
     plan: &Plan,
     label: &BackupLabel,
+    base: Base,
     mut stream: BackupStream,
     start: BackupStart,
     progress: &Progress,
@@ -225,7 +303,7 @@ async fn receive(
         progress.set_total(kib.saturating_mul(1024));
     }
     let packs = PackWriter::new(plan.branch.clone(), label.clone(), plan.jobs);
-    let mut collector = Collector::new(packs, start.lsn, plan.facts.data_checksums());
+    let mut collector = Collector::new(packs, base, start.lsn, plan.facts.data_checksums());
     let mut server_manifest = Vec::new();
     loop {
         match stream.next().await.context("the server broke off the backup")? {
@@ -274,7 +352,8 @@ fn check(plan: &Plan, received: &Received) -> anyhow::Result<BackupManifest> {
             "the server's manifest is of the cluster {system_id}: the server was exchanged during the backup"
         );
     }
-    compare(&manifest, &received.collector.collected().entries)
+    let collected = received.collector.collected();
+    compare(&manifest, &collected.entries, &collected.sent)
         .map_err(|difference| failure(difference.to_string(), "take the backup again"))?;
     let control = control(received.collector.collected())?;
     anyhow::ensure!(

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::Context;
 use proto::config::SlotName;
 use proto::conninfo::ConnInfo;
+use proto::{Lsn, TimelineId};
 use restore::program::failure;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -15,7 +17,7 @@ pub const APPLICATION_NAME: &str = "walkeep";
 /// The settings that decide what walkeep can do. Those that this role may not see are absent.
 const SETTINGS: &str = "SELECT name, setting FROM pg_settings WHERE name IN ('archive_command', 'archive_library', \
     'archive_mode', 'config_file', 'data_checksums', 'data_directory', 'hba_file', 'ident_file', 'max_replication_slots', \
-    'max_wal_senders', 'wal_level')";
+    'max_wal_senders', 'summarize_wal', 'wal_level')";
 
 /// The key of the advisory lock: "walkeep" in ASCII.
 const BACKUP_LOCK: i64 = 0x0077_616C_6B65_6570;
@@ -150,7 +152,37 @@ impl Sql {
         Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).map(PathBuf::from).collect())
     }
 
-    async fn rows(&self, query: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
+    /// The server's summaries of the WAL of `[from, to)`: what each covers, and the smallest length in blocks that each
+    /// relation's fork had there, as `[relation, tablespace, database, fork, length]`. 17 and later.
+    pub async fn wal_summaries(
+        &self,
+        timeline: TimelineId,
+        from: Lsn,
+        to: Lsn,
+    ) -> anyhow::Result<(Vec<(Lsn, Lsn)>, Vec<[u64; 5]>)> {
+        let of = format!("tli = {timeline} AND end_lsn > '{from}' AND start_lsn < '{to}'");
+        let ranges = self
+            .rows(&format!("SELECT start_lsn, end_lsn FROM pg_available_wal_summaries() WHERE {of}"))
+            .await?;
+        let limits = self
+            .rows(&format!(
+                "SELECT c.relfilenode, c.reltablespace, c.reldatabase, c.relforknumber, min(c.relblocknumber) \
+                 FROM (SELECT * FROM pg_available_wal_summaries() WHERE {of}) s, \
+                 LATERAL pg_wal_summary_contents(s.tli, s.start_lsn, s.end_lsn) c \
+                 WHERE c.is_limit_block GROUP BY 1, 2, 3, 4"
+            ))
+            .await?;
+        let ranges = ranges.iter().map(|row| Some((parsed(row, 0)?, parsed(row, 1)?)));
+        let ranges = ranges.collect::<Option<_>>();
+        let limits = limits.iter().map(|row| {
+            Some([parsed(row, 0)?, parsed(row, 1)?, parsed(row, 2)?, parsed(row, 3)?, parsed(row, 4)?])
+        });
+        let both = ranges.zip(limits.collect::<Option<_>>());
+        both.context("the server told of its WAL summaries in an unknown way")
+    }
+
+    /// Runs a query of ours; fields come as text, `None` for NULL.
+    pub(crate) async fn rows(&self, query: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
         let messages = self.client.simple_query(query).await.map_err(sql_error)?;
         Ok(messages
             .into_iter()
@@ -162,6 +194,11 @@ impl Sql {
             })
             .collect())
     }
+}
+
+/// A column that is not null and can be read.
+fn parsed<T: FromStr>(row: &[Option<String>], at: usize) -> Option<T> {
+    row.get(at)?.as_deref()?.parse().ok()
 }
 
 /// `tokio_postgres` shows only "db error" by itself; what the server said lies below.

@@ -42,6 +42,12 @@ impl PageScanner {
         }
     }
 
+    /// The next page is the one with that number within the file; those between are passed over.
+    pub fn skip_to(&mut self, block: u32) {
+        self.seen = block;
+        self.partial.clear();
+    }
+
     /// The next bytes of the file. Pages that lie within them are not copied.
     pub fn push(&mut self, mut bytes: &[u8]) {
         if !self.partial.is_empty() {

@@ -1,10 +1,11 @@
 //! Everything that is decided before the first byte is asked for.
 
 use anyhow::Context;
-use proto::SystemId;
 use proto::client::{Replication, ServerVersion, SystemIdentity};
 use proto::config::Config;
 use proto::conninfo::ConnInfo;
+use proto::wal::TimelineHistory;
+use proto::{SystemId, TimelineId};
 use repository::Branch;
 use restore::program::failure;
 
@@ -22,6 +23,14 @@ pub enum WalPlan {
     Ourselves,
 }
 
+/// The history of the server's timeline.
+pub struct History {
+    /// The file, as the server has it.
+    pub content: Vec<u8>,
+    /// What it says.
+    pub parsed: TimelineHistory,
+}
+
 /// A backup that may begin.
 pub struct Plan {
     /// How to reach the server.
@@ -32,6 +41,8 @@ pub struct Plan {
     pub version: ServerVersion,
     /// The cluster and its timeline.
     pub identity: SystemIdentity,
+    /// Where the server's timeline came from; `None` for the first one.
+    pub history: Option<History>,
     /// The server's settings.
     pub facts: Facts,
     /// Who brings the WAL.
@@ -63,6 +74,7 @@ pub async fn plan(
     facts.check_wal_level()?;
     let identity = replication.identify_system().await?;
     let branch = branch(identity.system_id).await.context("the repository does not know this cluster")?;
+    let history = history(&mut replication, identity.timeline).await?;
     let segment_size = replication.segment_size().await?;
     anyhow::ensure!(
         segment_size == branch.segment_size(),
@@ -79,12 +91,23 @@ pub async fn plan(
         branch,
         version: replication.server_version(),
         identity,
+        history,
         wal: wal_plan(slot.is_some_and(|slot| slot.active), facts.archives_to_us()),
         judge: if facts.may_read_files { Judge::Reread } else { Judge::Server },
         facts,
         note,
         jobs: std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8),
     })
+}
+
+async fn history(session: &mut Replication, timeline: TimelineId) -> anyhow::Result<Option<History>> {
+    if timeline == TimelineId::FIRST {
+        return Ok(None);
+    }
+    let content = session.timeline_history(timeline).await?;
+    let parsed = TimelineHistory::parse(timeline, &content)
+        .with_context(|| format!("the server's history file of timeline {timeline} cannot be used"))?;
+    Ok(Some(History { content, parsed }))
 }
 
 fn wal_plan(agent_streams: bool, archiver_ships: bool) -> WalPlan {

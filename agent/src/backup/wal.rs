@@ -6,13 +6,17 @@ use std::time::Duration;
 use anyhow::Context;
 use proto::client::{Replication, SlotLifetime};
 use proto::config::SlotName;
+use proto::conninfo::ConnInfo;
 use proto::wal::{SegmentName, SegmentNo, SegmentSize};
 use proto::{Lsn, TimelineId};
 use repository::Branch;
 use restore::program::{Progress, failure};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::plan::WalPlan;
+use crate::stream::receive_until;
 
 /// So long may nothing new arrive before the backup gives up.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -40,6 +44,110 @@ impl HeldWal {
     }
 }
 
+/// Where the WAL comes from and where it goes.
+pub struct Source {
+    /// Who is to bring it.
+    pub plan: WalPlan,
+    /// What keeps it on the server meanwhile.
+    pub held: Option<HeldWal>,
+    /// The server.
+    pub info: ConnInfo,
+    /// The repository.
+    pub branch: Branch,
+    /// The backup's timeline.
+    pub timeline: TimelineId,
+    /// Where the backup starts.
+    pub from: Lsn,
+}
+
+/// The WAL of a backup that is under way. If nobody else brings it, it is received beside the backup: however long that
+/// takes, the server need not keep more than what is just on its way.
+pub struct Coming {
+    task: JoinHandle<anyhow::Result<()>>,
+    /// Where the backup stops, once that is known.
+    stop: watch::Sender<Option<Lsn>>,
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Coming {
+    /// Begins.
+    pub fn begin(source: Source, progress: Progress) -> Self {
+        let (stop, to) = watch::channel(None);
+        Self { task: tokio::spawn(bring(source, to, progress)), stop }
+    }
+
+    /// Returns only if the WAL cannot be had: then the backup is worth nothing, and need not go on.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match (&mut self.task).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => anyhow::anyhow!("the WAL ended before the backup did"),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// The backup stops at `to`: all of its WAL is durable in the repository when this returns.
+    pub async fn until(mut self, to: Lsn) -> anyhow::Result<()> {
+        self.stop.send_replace(Some(to));
+        (&mut self.task).await?
+    }
+}
+
+/// Sees to it that all WAL from where the backup starts up to `to` is durable in the repository when this returns.
+async fn bring(
+    source: Source,
+    mut to: watch::Receiver<Option<Lsn>>,
+    progress: Progress,
+) -> anyhow::Result<()> {
+    let Source { plan, held, info, branch, timeline, from } = source;
+    let patience = match plan {
+        WalPlan::Agent => PATIENCE,
+        WalPlan::Archiver => PATIENCE_WITH_ARCHIVER,
+        WalPlan::Ourselves => Duration::ZERO,
+    };
+    let missing = match plan {
+        WalPlan::Ourselves => SegmentName::at(timeline, from, branch.segment_size()),
+        WalPlan::Agent | WalPlan::Archiver => {
+            // What an agent has not stored its slot keeps; what the archiver has not, the server keeps in any case.
+            let Ok(Some(to)) = to.wait_for(Option::is_some).await.map(|to| *to) else { return Ok(()) };
+            match wait(&branch, timeline, from, to, patience, &progress).await? {
+                Some(missing) => missing,
+                None => return Ok(()),
+            }
+        }
+    };
+    let Some(HeldWal { session, slot }) = held else {
+        return Err(failure(
+            format!(
+                "WAL segment {missing}, which this backup needs, did not arrive in the repository within {} minutes",
+                PATIENCE.as_secs() / 60
+            ),
+            "look at `walkeep status`; when WAL arrives again, take the backup again",
+        ));
+    };
+    let receive = async |session, slot| {
+        let received = receive_until(session, slot, &branch, timeline, from, to.clone()).await;
+        received.context("cannot receive the backup's WAL")
+    };
+    if plan == WalPlan::Ourselves {
+        return receive(session, Some(&slot)).await;
+    }
+    tracing::warn!("the archiver does not bring WAL segment {missing}: receiving it ourselves");
+    progress.step("receiving the WAL");
+    match receive(session, Some(&slot)).await {
+        Ok(()) => Ok(()),
+        // Nobody has moved the slot, so the server may have given it up; what waits for the archiver is there still.
+        Err(error) => {
+            tracing::warn!("{error:#}: trying without the slot");
+            receive(crate::commands::connect(&info).await?, None).await
+        }
+    }
+}
+
 /// The segments that hold `[from, to)`, in order.
 pub fn segments(
     timeline: TimelineId,
@@ -49,41 +157,6 @@ pub fn segments(
 ) -> impl Iterator<Item = SegmentName> + use<> {
     let last = size.segment_before(to.max(from + 1));
     (size.segment_at(from).0..=last.0).map(move |number| SegmentName::new(timeline, SegmentNo(number), size))
-}
-
-/// Sees to it that all WAL of `[from, to)` is durable in the repository when this returns.
-pub async fn bring(
-    plan: WalPlan,
-    held: Option<HeldWal>,
-    branch: &Branch,
-    timeline: TimelineId,
-    (from, to): (Lsn, Lsn),
-    progress: &Progress,
-) -> anyhow::Result<()> {
-    let missing = match plan {
-        WalPlan::Agent => wait(branch, timeline, from, to, PATIENCE, progress).await?,
-        WalPlan::Archiver => wait(branch, timeline, from, to, PATIENCE_WITH_ARCHIVER, progress).await?,
-        WalPlan::Ourselves => Some(SegmentName::at(timeline, from, branch.segment_size())),
-    };
-    match (missing, held) {
-        (None, _) => Ok(()),
-        (Some(segment), Some(held)) => {
-            if plan == WalPlan::Archiver {
-                tracing::warn!("the archiver does not bring WAL segment {segment}: receiving it ourselves");
-            }
-            progress.step("receiving the WAL");
-            crate::stream::receive_until(held.session, &held.slot, branch, timeline, from, to)
-                .await
-                .context("cannot receive the backup's WAL")
-        }
-        (Some(segment), None) => Err(failure(
-            format!(
-                "WAL segment {segment}, which this backup needs, did not arrive in the repository within {} minutes",
-                PATIENCE.as_secs() / 60
-            ),
-            "look at `walkeep status`; when WAL arrives again, take the backup again",
-        )),
-    }
 }
 
 /// Waits until every segment of `[from, to)` is in the repository, whole. The one that is missing if nothing new has

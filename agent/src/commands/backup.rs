@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use repository::backup::{BackupKind, BackupLabel, Intent};
@@ -13,15 +13,26 @@ use restore::program::{GlobalArgs, Progress, failure};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::list::BackupLine;
+use crate::backup::choose::{self, Base, Wish};
 use crate::backup::facts::Sql;
-use crate::backup::{execute, plan};
+use crate::backup::plan::Plan;
+use crate::backup::{execute, native, plan};
 
 /// The arguments of `walkeep backup`.
 #[derive(Debug, Args)]
 pub struct BackupArgs {
-    /// Take everything; the default, since there is no other kind yet
-    #[arg(long)]
+    /// Take everything, and share nothing with earlier backups
+    #[arg(long, conflicts_with = "incremental")]
     full: bool,
+
+    /// Store only what has changed since the last backup; without one, take everything and say why. The default
+    #[arg(long)]
+    incremental: bool,
+
+    /// How to find what has changed. By default the server is asked if it can be relied on: PostgreSQL 17.11, 18.6 and
+    /// later, with `summarize_wal`
+    #[arg(long, value_enum, value_name = "HOW", conflicts_with = "full")]
+    by: Option<By>,
 
     /// A note to keep with the backup, shown by `walkeep list`
     #[arg(long, value_name = "TEXT", value_parser = note)]
@@ -32,6 +43,15 @@ pub struct BackupArgs {
     json: bool,
 }
 
+/// How to find what has changed since the parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// Read the whole cluster, and compare
+    Content,
+    /// Ask the server, also one whose WAL summaries have known faults
+    Server,
+}
+
 /// A note is one line of moderate length.
 fn note(text: &str) -> Result<String, String> {
     match text {
@@ -40,6 +60,16 @@ fn note(text: &str) -> Result<String, String> {
         }
         _ if text.len() > 1000 => Err("it must not be longer than 1000 bytes".into()),
         _ => Ok(text.to_owned()),
+    }
+}
+
+impl BackupArgs {
+    fn wish(&self) -> Wish {
+        match (self.full, self.incremental) {
+            (true, _) => Wish::Full,
+            (false, true) => Wish::Incremental,
+            (false, false) => Wish::Either,
+        }
     }
 }
 
@@ -59,6 +89,15 @@ pub async fn run(global: &GlobalArgs, args: BackupArgs) -> anyhow::Result<ExitCo
         super::print(&summary(&head, begun.elapsed()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A full backup in the place of an operator: the agent has found a gap in the WAL.
+pub(super) async fn take_after_gap(global: &GlobalArgs) -> anyhow::Result<BackupLabel> {
+    let note = "taken by the agent: WAL before it is missing".to_owned();
+    let args = BackupArgs { full: true, incremental: false, by: None, label_note: Some(note), json: false };
+    // No progress: nobody sits before it.
+    let quiet = GlobalArgs { quiet: true, ..global.clone() };
+    Ok(take(&quiet, &args).await?.label)
 }
 
 fn stopped(signal: &str) -> anyhow::Error {
@@ -87,21 +126,64 @@ async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<Manifest
     }
     let backups = plan.branch.backups().await?;
     let last = backups.iter().map(|backup| &backup.label).max();
-    let label = BackupLabel::next(Timestamp::now(), BackupKind::Full, last);
+    let history = plan.history.as_ref().map(|history| &history.parsed);
+    let base = choose::choose(&plan.branch, &backups, plan.identity.timeline, history, args.wish())
+        .await
+        .context("cannot look for the backup to compare with")?;
+    let kind = match &base {
+        Base::Full { why } => {
+            match why {
+                // Nobody is surprised that the first one is full.
+                Some(why) if args.incremental || !backups.is_empty() => {
+                    tracing::warn!("this backup is taken in full: {why}");
+                }
+                _ => {}
+            }
+            BackupKind::Full
+        }
+        Base::Parent(_) => BackupKind::Incremental,
+    };
+    let label = BackupLabel::next(Timestamp::now(), kind, last);
     let intent = Intent {
         label: label.clone(),
-        parent: None,
+        parent: base.parent().cloned(),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         pid: std::process::id(),
         writer: plan.branch.writer(),
         started_at: Timestamp::now(),
     };
     plan.branch.begin_backup(&intent).await.context("cannot announce the backup in the repository")?;
-    tracing::info!(%label, forced = args.full, wal = ?plan.wal, "taking a full backup");
+    let parent = match base {
+        Base::Full { .. } => None,
+        Base::Parent(manifest) => Some(manifest),
+    };
+    let native = parent.as_ref().is_some_and(|parent| by_server(&plan, &parent.head, args.by));
+    match &parent {
+        None => tracing::info!(%label, wal = ?plan.wal, "taking a full backup"),
+        Some(parent) => {
+            let (parent, by) = (&parent.head.label, if native { "server" } else { "content" });
+            tracing::info!(%label, %parent, by, wal = ?plan.wal, "taking an incremental backup");
+        }
+    }
     let progress = if global.quiet { Progress::hidden() } else { Progress::new("backup", None) };
-    let head = execute::execute(&plan, &label, &progress).await;
+    let head = execute::execute(&plan, &label, parent, native, &progress).await;
     progress.finish();
     head.with_context(|| format!("backup {label} failed"))
+}
+
+/// Whether the server shall tell what has changed.
+fn by_server(plan: &Plan, parent: &ManifestHead, by: Option<By>) -> bool {
+    if by == Some(By::Content) {
+        return false;
+    }
+    let insisted = by == Some(By::Server);
+    let possible = native::possible(plan.version, &plan.facts, plan.identity.timeline, parent, insisted);
+    match &possible {
+        Ok(()) => {}
+        Err(why) if insisted => tracing::warn!("all content is compared with {}: {why}", parent.label),
+        Err(why) => tracing::debug!("all content is compared with {}: {why}", parent.label),
+    }
+    possible.is_ok()
 }
 
 /// Who that probably is: the unfinished backup that gave the last sign of life. Empty if that cannot be told.
@@ -117,15 +199,20 @@ async fn holder(branch: &Branch) -> String {
 }
 
 fn summary(head: &ManifestHead, took: std::time::Duration) -> String {
-    let ratio = head.size_bytes as f64 / head.stored_bytes.max(1) as f64;
+    let stored = match &head.parent {
+        None => {
+            let ratio = head.size_bytes as f64 / head.stored_bytes.max(1) as f64;
+            format!("{} stored ({ratio:.1} to 1)", HumanBytes(head.stored_bytes))
+        }
+        Some(parent) => format!("{} stored that {parent} had not", HumanBytes(head.stored_bytes)),
+    };
     let mut text = format!(
-        "backup {} is complete\n  timeline {}, WAL from {} to {}\n  {} in the cluster, {} stored ({ratio:.1} to 1), in {:.1} s\n",
+        "backup {} is complete\n  timeline {}, WAL from {} to {}\n  {} in the cluster, {stored}, in {:.1} s\n",
         head.label,
         head.timeline,
         head.start_lsn,
         head.stop_lsn,
         HumanBytes(head.size_bytes),
-        HumanBytes(head.stored_bytes),
         took.as_secs_f64(),
     );
     if head.damaged_page_count > 0 {

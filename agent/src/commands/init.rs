@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use proto::client::{Replication, SlotLifetime};
 use proto::config::Config;
-use proto::conninfo::{Address, ConnInfo};
+use proto::conninfo::{Address, ConnInfo, Env, ProcessEnv};
 use repository::{BranchFacts, Repository, Store};
 use restore::program::{GlobalArgs, failure};
 
@@ -90,6 +90,13 @@ struct CommandLine {
     config: Option<PathBuf>,
     /// Given as flags, and therefore needed as flags there too. Never `postgres`, which may hold a password.
     flags: Vec<(&'static str, String)>,
+    /// The system's user that runs us.
+    user: Option<String>,
+}
+
+/// The `archive_command` that hands WAL to this walkeep with this configuration.
+pub(crate) fn wanted_archive_command(global: &GlobalArgs) -> anyhow::Result<String> {
+    Ok(archive_command(&command_line(global)?))
 }
 
 fn command_line(global: &GlobalArgs) -> anyhow::Result<CommandLine> {
@@ -106,7 +113,7 @@ fn command_line(global: &GlobalArgs) -> anyhow::Result<CommandLine> {
     };
     let flags = [("--repository", &global.repository), ("--cluster", &global.cluster)];
     let flags = flags.into_iter().filter_map(|(flag, value)| Some((flag, value.clone()?))).collect();
-    Ok(CommandLine { program, config, flags })
+    Ok(CommandLine { program, config, flags, user: ProcessEnv.user() })
 }
 
 /// What to write into postgresql.conf and pg_hba.conf. Pure.
@@ -136,20 +143,27 @@ fn advice(config: &Config, facts: &Facts, info: &ConnInfo, line: &CommandLine) -
         text += "# synchronous_standby_names = 'walkeep'\n";
     }
     text += "\nand, if `walkeep` is not let in already, this one into pg_hba.conf:\n\n";
-    text += &hba_line(&facts.role, info);
+    text += &hba_line(&facts.role, info, line.user.as_deref());
     text +=
         "\nThen reload the server (SELECT pg_reload_conf()), start `walkeep run`, and take a first backup:\n";
     text += "walkeep backup\n";
     text
 }
 
-fn hba_line(role: &str, info: &ConnInfo) -> String {
-    let role = format!("\"{}\"", role.replace('"', "\"\""));
+/// The line that lets the role replicate. Where the role is not named as the system's user that asks for it, the line
+/// for pg_ident.conf that says who may be whom belongs to it.
+pub(crate) fn hba_line(role: &str, info: &ConnInfo, user: Option<&str>) -> String {
+    let quoted = format!("\"{}\"", role.replace('"', "\"\""));
     let unix = info.hosts.iter().all(|host| matches!(host.address, Address::Unix(_)));
-    if unix {
-        format!("local   replication   {role}   peer\n")
-    } else {
-        format!("host   replication   {role}   <address of this machine>/32   scram-sha-256\n")
+    match user.filter(|user| *user != role) {
+        _ if !unix => {
+            format!("host   replication   {quoted}   <address of this machine>/32   scram-sha-256\n")
+        }
+        None => format!("local   replication   {quoted}   peer\n"),
+        Some(user) => format!(
+            "local   replication   {quoted}   peer map=walkeep\n\nand this one into pg_ident.conf:\n\n\
+             walkeep   {user}   {quoted}\n"
+        ),
     }
 }
 
@@ -190,7 +204,16 @@ mod tests {
             program: "/usr/bin/archive-cmd".into(),
             config: config.map(PathBuf::from),
             flags: repository.map(|url| ("--repository", url.to_owned())).into_iter().collect(),
+            user: None,
         }
+    }
+
+    #[test]
+    fn a_role_that_is_not_named_as_the_user_needs_a_map() {
+        let info = ConnInfo::resolve("host=/run/postgresql user=walkeep dbname=postgres").unwrap();
+        assert_eq!(hba_line("walkeep", &info, Some("walkeep")), "local   replication   \"walkeep\"   peer\n");
+        let mapped = hba_line("walkeep", &info, Some("postgres"));
+        assert!(mapped.contains("peer map=walkeep") && mapped.contains("walkeep   postgres   \"walkeep\""));
     }
 
     #[test]

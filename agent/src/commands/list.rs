@@ -272,7 +272,7 @@ fn table(backups: &[BackupLine]) -> String {
 }
 
 /// To the second, in UTC.
-fn clock(time: Timestamp) -> String {
+pub(super) fn clock(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 

@@ -1,7 +1,10 @@
 //! One file for each verb: its arguments, what it plans, what it prints.
 
 pub mod backup;
+pub mod check;
+pub mod expire;
 pub mod init;
+pub mod keep;
 pub mod list;
 pub mod push;
 pub mod run;

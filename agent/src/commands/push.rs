@@ -36,7 +36,7 @@ pub async fn run(global: &GlobalArgs, args: PushArgs) -> anyhow::Result<ExitCode
     super::repository_url(&config)?;
     let repository = Box::pin(Repository::from_config(&config)).await.map_err(|error| tell(error.into()))?;
     let archive = Archive::new(repository, cluster, KnownSegments::default());
-    let offer = Offer { file, size: metadata.len(), digest: None, source };
+    let offer = Offer { file, size: metadata.len(), digest: None, source, path: None };
     Box::pin(archive.archive(offer)).await.map_err(tell)?;
     // Durable: `archive` returns Ok for nothing else.
     Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use proto::config::{ClusterName, Config};
 use repository::Repository;
 use restore::program::{GlobalArgs, failure, load};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
 use super::list::BackupLine;
@@ -18,7 +18,7 @@ use crate::archive::{Archive, KnownSegments};
 use crate::backoff::Backoff;
 use crate::server::{AgentState, BackupSource, Listener, serve};
 use crate::stop::stopped;
-use crate::stream::{StreamOptions, follow};
+use crate::stream::{PostgreSql, StreamOptions, follow};
 
 /// The arguments of `walkeep run`.
 #[derive(Debug, Args)]
@@ -39,14 +39,20 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let state = AgentState::new(cluster.clone(), Arc::new(newest));
     let archive = Archive::new(repository.clone(), cluster.clone(), known.clone());
 
+    let gaps = Arc::new(Notify::new());
+    if config.stream.backup_after_gap {
+        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), stop.clone()));
+    }
     let stream = if config.stream.enabled {
         let options = StreamOptions {
+            servers: Arc::new(PostgreSql),
             postgres: super::conninfo(&config)?,
             cluster: cluster.clone(),
             slot: config.stream.slot.clone(),
             flush_interval: config.stream.flush_interval,
             synchronous: config.stream.synchronous,
             shutdown_grace: config.stream.shutdown_grace,
+            gaps,
         };
         Some(tokio::spawn(follow(repository, options, state.stream.clone(), known, stop.clone())))
     } else {
@@ -57,10 +63,14 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let socket = listener.path().display().to_string();
     let server = tokio::spawn(serve(listener, archive, state, stop));
     info!(%cluster, socket, "READY");
-    server.await?;
-    if let Some(stream) = stream {
-        stream.await?;
-    }
+    // Should one of them die of a defect, so does the agent, aloud: half an agent would look alive, and protect nobody.
+    let streaming = async {
+        match stream {
+            Some(stream) => stream.await.context("the stream has a defect"),
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(async { server.await.context("the socket's server has a defect") }, streaming)?;
     info!(%cluster, "stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -114,6 +124,41 @@ async fn open(config: &Config, mut stop: watch::Receiver<bool>) -> anyhow::Resul
     }
 }
 
+/// Takes a full backup after each gap in the WAL: what follows the gap is worth nothing before there is one. It is tried
+/// until it succeeds, or another gap has come.
+async fn backups_after_gaps(global: GlobalArgs, gaps: Arc<Notify>, mut stop: watch::Receiver<bool>) {
+    let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
+    let mut due = false;
+    loop {
+        if due {
+            info!("taking a full backup, since WAL is missing");
+            let taken = tokio::select! {
+                taken = Box::pin(super::backup::take_after_gap(&global)) => taken,
+                () = stopped(&mut stop) => return,
+            };
+            match taken {
+                Ok(label) => {
+                    info!(%label, "the backup after the gap is complete");
+                    due = false;
+                    backoff.reset();
+                }
+                Err(error) => warn!("the backup after the gap has failed, and is tried again: {error:#}"),
+            }
+        }
+        let pause = async {
+            match due {
+                true => tokio::time::sleep(backoff.next_wait()).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = pause => {}
+            () = gaps.notified() => due = true,
+            () = stopped(&mut stop) => return,
+        }
+    }
+}
+
 /// Keys that are read and checked, but that nothing acts upon yet.
 fn warn_of_unused(config: &Config) {
     let schedule = &config.schedule;
@@ -123,7 +168,7 @@ fn warn_of_unused(config: &Config) {
         ("schedule.verify", schedule.verify.is_some()),
         ("schedule.drill", schedule.drill.is_some()),
         ("http.listen", config.http.listen.is_some()),
-        ("retention", config.retention.is_some()),
+        ("retention", config.retention.keep.is_some()),
     ];
     for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
         warn!(

@@ -1,9 +1,12 @@
 //! One connection: one request, one response.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use proto::socket::{HEADER, Request, Response};
@@ -43,7 +46,9 @@ async fn respond(request: Request, file: Option<File>, archive: &Archive, state:
             let Some(source) = file else {
                 return Response::Failed { message: "the request came without the file itself".to_owned() };
             };
-            let offer = Offer { file: name, size, digest: Some(digest), source };
+            let on_server = PathBuf::from(OsString::from_vec(path.clone()));
+            let on_server = on_server.is_absolute().then_some(on_server);
+            let offer = Offer { file: name, size, digest: Some(digest), source, path: on_server };
             match Box::pin(archive.archive(offer)).await {
                 Ok(()) => {
                     state.archive.note(name, Ok(()));

@@ -11,6 +11,7 @@ use repository::{Branch, WalListing};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::StreamError;
+use super::servers::Servers;
 
 /// How long the other hosts may take to answer once one has: a dead one must not hold up a failover.
 const GRACE: Duration = Duration::from_secs(2);
@@ -30,11 +31,13 @@ pub(super) struct Candidate {
 ///
 /// After a failover the old primary may come back and call itself a primary, too. Its timeline tells them apart.
 pub(super) async fn candidates(
+    servers: &dyn Servers,
     info: &ConnInfo,
     options: &SessionOptions,
 ) -> Result<Vec<Candidate>, StreamError> {
+    let hosts = single_hosts(info).into_iter().enumerate();
     let mut tries: FuturesUnordered<_> =
-        single_hosts(info).into_iter().enumerate().map(|(at, info)| attempt(at, info, options)).collect();
+        hosts.map(|(at, info)| attempt(servers, at, info, options)).collect();
     let (mut found, mut errors): (Vec<(usize, Candidate)>, Vec<Error>) = (Vec::new(), Vec::new());
     let mut until = None;
     loop {
@@ -69,8 +72,13 @@ fn single_hosts(info: &ConnInfo) -> Vec<ConnInfo> {
     info.hosts.iter().map(|host| ConnInfo { hosts: vec![host.clone()], ..info.clone() }).collect()
 }
 
-async fn attempt(at: usize, info: ConnInfo, options: &SessionOptions) -> Result<(usize, Candidate), Error> {
-    let mut session = Box::pin(Replication::connect(&info, options)).await?;
+async fn attempt(
+    servers: &dyn Servers,
+    at: usize,
+    info: ConnInfo,
+    options: &SessionOptions,
+) -> Result<(usize, Candidate), Error> {
+    let mut session = servers.replication(&info, options).await?;
     let identity = session.identify_system().await?;
     Ok((at, Candidate { session, info, identity }))
 }

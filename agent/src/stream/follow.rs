@@ -1,6 +1,7 @@
 //! The loop around the sessions: connects, plans, follows timelines, waits and comes back.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::client::{NextTimeline, Replication, SessionOptions, Start};
@@ -10,13 +11,14 @@ use proto::wal::WalFile;
 use proto::wal::history::TimelineHistory;
 use proto::{Lsn, TimelineId};
 use repository::{Branch, EpochFacts, Repository, WalListing};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
 use super::connect::{Candidate, candidates, refuse_left_behind};
 use super::error::{self, StreamError};
 use super::known::{checkpoints, stored_beyond};
 use super::mend::mend;
+use super::servers::Servers;
 use super::session::{Ended, Limits, Session};
 use super::sink::Sink;
 use super::slot::{self, Made};
@@ -46,7 +48,9 @@ const WITHOUT_HOPE: Duration = Duration::from_secs(30);
 /// How the agent streams.
 #[derive(Clone)]
 pub struct StreamOptions {
-    /// The server.
+    /// The way to the servers.
+    pub servers: Arc<dyn Servers>,
+    /// The server, or several of which one is the primary.
     pub postgres: ConnInfo,
     /// The cluster's name in the repository.
     pub cluster: ClusterName,
@@ -58,6 +62,8 @@ pub struct StreamOptions {
     pub synchronous: bool,
     /// How long a shutdown of the server may wait for the repository.
     pub shutdown_grace: Duration,
+    /// Told of each gap that is found.
+    pub gaps: Arc<Notify>,
 }
 
 impl StreamOptions {
@@ -93,8 +99,9 @@ pub async fn follow(
         }
         let wait = follower.after(&error, &mut backoff);
         tokio::select! {
-            () = follower.wait(wait) => {}
+            biased;
             () = stopped(&mut stop) => {}
+            () = follower.wait(wait) => {}
         }
     }
     follower.state.set_phase(StreamPhase::Stopped);
@@ -124,8 +131,12 @@ enum Wait {
 impl Follower {
     async fn wait(&self, wait: Wait) {
         match (wait, &self.server) {
-            (Wait::ForTheSlot, Some(server)) => slot::wait_until_free(server, &self.options.slot).await,
-            (Wait::ForTheSlot, None) => tokio::time::sleep(AWAY.0).await,
+            (Wait::ForTheSlot, server) => {
+                if let Some(server) = server {
+                    self.options.servers.slot_is_free(server, &self.options.slot).await;
+                }
+                tokio::time::sleep(AWAY.0).await;
+            }
             (Wait::For(time), _) => tokio::time::sleep(time).await,
         }
     }
@@ -136,6 +147,10 @@ impl Follower {
             match self.reach {
                 // It was worth asking. The slot itself promises less.
                 Reach::BackToTheKnown => {
+                    info!("the server no longer has the WAL that the repository has");
+                    self.reach = Reach::ToTheMissing;
+                }
+                Reach::ToTheMissing => {
                     info!("the server no longer has the WAL before the slot's");
                     self.reach = Reach::Slot;
                 }
@@ -194,7 +209,9 @@ impl Follower {
 
     /// One connection: returns when we were asked to stop.
     async fn attempt(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), StreamError> {
-        let (candidate, branch, mut stored) = self.choose().await?;
+        let servers = self.options.servers.clone();
+        let servers = servers.as_ref();
+        let (candidate, branch, mut stored) = self.choose(servers).await?;
         let Candidate { mut session, info: host, identity } = candidate;
         self.server = Some(host.clone());
         let segment_size = session.segment_size().await?;
@@ -204,7 +221,7 @@ impl Follower {
         let history = store_history(&mut session, &branch, identity.timeline).await?;
         store_ancestors(&mut session, &branch, &stored, &history).await;
         mend(&branch, &mut stored).await?;
-        let slot = slot::ready(&mut session, &host, &self.options.slot, self.distrust_slot).await?;
+        let slot = slot::ready(servers, &mut session, &host, &self.options.slot, self.distrust_slot).await?;
         self.distrust_slot = false;
         let restart_lsn = slot.restart_lsn;
         let mut server = ServerWal { segment_size, history, flushed: identity.flush_lsn, restart_lsn };
@@ -213,6 +230,7 @@ impl Follower {
         self.tell_of_forks(&server, &stored);
         if let Some(gap) = &plan.gap {
             self.tell(&error::gap(gap));
+            self.options.gaps.notify_one();
         }
         let mut next = Next { timeline: plan.timeline, start: plan.start, known: plan.known };
         loop {
@@ -228,7 +246,11 @@ impl Follower {
             let NextTimeline { timeline: new, start: switch } = following.1;
             info!(cluster = %self.options.cluster, timeline = %new, lsn = %switch, "timeline {timeline} has ended");
             self.tell_of_fork(timeline, new, switch, following.2);
-            let history = store_history(&mut session, &branch, new).await?;
+            let mut history = store_history(&mut session, &branch, new).await?;
+            if server.passes(new) {
+                // The server has left that one, too, and its own history says where.
+                history = server.history;
+            }
             let stored = branch.wal_listing().await?;
             let first = segment_size.segment_at(switch);
             // All before the fork is durable: what follows need not be reported below it.
@@ -239,13 +261,16 @@ impl Follower {
     }
 
     /// Connects to the server that the cluster goes on with, and looks at what the repository has of it.
-    async fn choose(&mut self) -> Result<(Candidate, Branch, WalListing), StreamError> {
+    async fn choose(
+        &mut self,
+        servers: &dyn Servers,
+    ) -> Result<(Candidate, Branch, WalListing), StreamError> {
         let session_options = SessionOptions {
             application_name: crate::backup::facts::APPLICATION_NAME.to_owned(),
             wal_sender_timeout: Some(WAL_SENDER_TIMEOUT),
         };
         let mut refused = None;
-        for candidate in candidates(&self.options.postgres, &session_options).await? {
+        for candidate in candidates(servers, &self.options.postgres, &session_options).await? {
             let branch = self.repository.branch(&self.options.cluster, candidate.identity.system_id).await?;
             let stored = branch.wal_listing().await?;
             match refuse_left_behind(&branch, &stored, &candidate.identity).await {
@@ -302,12 +327,11 @@ impl Follower {
             segment_size: server.segment_size,
             shutdown_grace: self.options.shutdown_grace,
             report_floor: server.restart_lsn,
-            until: None,
         };
         let session = Session::new(wal, tail, sink, limits, self.state.clone(), self.known.clone());
         match Box::pin(session.run(stop)).await? {
             Ended::Stopped => Ok(None),
-            Ended::Timeline { session, next, end } => Ok(Some((session, next, end))),
+            Ended::Timeline { session, next, end } => Ok(Some((*session, next, end))),
         }
     }
 

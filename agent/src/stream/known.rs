@@ -1,5 +1,7 @@
 //! The digests that the first WAL of a stream must have, read from the repository.
 
+use std::iter::Peekable;
+
 use proto::wal::SegmentSize;
 use proto::{Digest, Lsn, TimelineId};
 use repository::{Branch, WalListing};
@@ -8,7 +10,7 @@ use super::error::StreamError;
 use super::proof::Checkpoint;
 use super::sink;
 use super::start::{Known, KnownTail};
-use super::tail::checkpoint_positions;
+use super::window::checkpoint_positions;
 
 impl Known {
     /// Where it ends.
@@ -60,24 +62,89 @@ async fn tail_digests(
     tail: &KnownTail,
     size: SegmentSize,
 ) -> Result<Vec<(u32, Digest)>, StreamError> {
-    let mut positions = checkpoint_positions(size, tail.length).peekable();
-    let (mut hasher, mut at, mut digests) = (blake3::Hasher::new(), 0u32, Vec::new());
+    let mut digests = TailDigests::at(checkpoint_positions(size, tail.length));
     for fragment in &tail.fragments {
-        let content = sink::read(branch, fragment).await?;
-        // The fragments overlap where they were merged; what was digested already is skipped.
-        let mut rest = content.get((at - fragment.from) as usize..).unwrap_or_default();
-        while let Some(&position) = positions.peek() {
-            let piece = rest.get(..(position - at) as usize);
-            hasher.update(piece.unwrap_or(rest));
-            let Some(piece) = piece else {
-                at += rest.len() as u32;
-                break;
+        // Those beyond a fork are of no interest.
+        if digests.is_complete() {
+            break;
+        }
+        digests.take(fragment.from, &sink::read(branch, fragment).await?);
+    }
+    Ok(digests.found)
+}
+
+/// The digests of a tail's first bytes, up to each of some positions.
+struct TailDigests<P: Iterator<Item = u32>> {
+    positions: Peekable<P>,
+    hasher: blake3::Hasher,
+    /// How much was digested.
+    at: u32,
+    found: Vec<(u32, Digest)>,
+}
+
+impl<P: Iterator<Item = u32>> TailDigests<P> {
+    /// `positions` in ascending order.
+    fn at(positions: P) -> Self {
+        Self { positions: positions.peekable(), hasher: blake3::Hasher::new(), at: 0, found: Vec::new() }
+    }
+
+    /// Every position was reached.
+    fn is_complete(&mut self) -> bool {
+        self.positions.peek().is_none()
+    }
+
+    /// The next fragment begins at `from`, at or before the end of the one before: they overlap where they were merged,
+    /// and what was digested already is skipped. Nothing is digested beyond the last position, which may lie before
+    /// the end of the fragments: a fork cuts a tail short.
+    fn take(&mut self, from: u32, content: &[u8]) {
+        let mut rest = content.get(self.at.saturating_sub(from) as usize..).unwrap_or_default();
+        while let Some(&position) = self.positions.peek() {
+            let wanted = (position - self.at) as usize;
+            let Some(piece) = rest.get(..wanted) else {
+                self.hasher.update(rest);
+                self.at += rest.len() as u32;
+                return;
             };
-            at = position;
-            rest = &rest[piece.len()..];
-            digests.push((position, hasher.finalize().into()));
-            positions.next();
+            self.hasher.update(piece);
+            self.at = position;
+            rest = &rest[wanted..];
+            self.found.push((position, self.hasher.finalize().into()));
+            self.positions.next();
         }
     }
-    Ok(digests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests(positions: &[u32], fragments: &[(u32, u32)]) -> Vec<(u32, Digest)> {
+        let content: Vec<u8> = (0..100).collect();
+        let mut digests = TailDigests::at(positions.iter().copied());
+        for (from, to) in fragments {
+            digests.take(*from, &content[*from as usize..*to as usize]);
+        }
+        digests.found
+    }
+
+    fn of(length: u8) -> (u32, Digest) {
+        (length.into(), Digest::of(&(0..length).collect::<Vec<u8>>()))
+    }
+
+    #[test]
+    fn each_position_gets_the_digest_of_all_before_it() {
+        assert_eq!(digests(&[30, 60, 100], &[(0, 40), (40, 100)]), [of(30), of(60), of(100)]);
+    }
+
+    #[test]
+    fn what_overlaps_is_digested_once() {
+        assert_eq!(digests(&[90], &[(0, 40), (10, 40), (20, 90)]), [of(90)]);
+    }
+
+    /// A failover behind what was stored: the fork lies within the fragments, and two of them beyond it.
+    #[test]
+    fn fragments_beyond_a_fork_are_left_alone() {
+        assert_eq!(digests(&[35], &[(0, 30), (30, 60), (60, 80), (80, 100)]), [of(35)]);
+        assert_eq!(digests(&[30], &[(0, 30), (30, 60)]), [of(30)]);
+    }
 }

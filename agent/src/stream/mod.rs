@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! follow    the loop: connect, plan (start), stream one timeline after the other, wait, come back
+//! servers   the way to them; a simulation brings its own
 //! connect   which of several servers
 //! slot      where it stands; made anew where it keeps nothing
 //! session   one START_REPLICATION: messages in, reports out, stores in the background
 //! tail      the rules, without I/O: when to flush, merge, store whole, and what is durable
-//!           (its parts: proof, prefix, objects)
+//!           (its parts: action, window, proof, prefix, objects, lag)
 //! mend      makes whole what an earlier agent left in fragments
 //! sink      stores into the repository, again and again until it is done
 //! ```
@@ -14,24 +15,29 @@
 //! A position is acknowledged for one reason only: every byte before it has been put into the repository by
 //! `sink`, which returns when it is durable there; `prefix` lets no position pass a hole.
 
+mod action;
 mod connect;
 mod error;
 mod follow;
 mod known;
+mod lag;
 mod mend;
 mod objects;
 mod prefix;
 mod proof;
 mod receive;
 mod report;
+mod servers;
 mod session;
 mod sink;
 mod slot;
 mod start;
 mod state;
 mod tail;
+mod window;
 
 pub use error::StreamError;
 pub use follow::{StreamOptions, follow};
 pub use receive::receive_until;
+pub use servers::{PostgreSql, Servers};
 pub use state::{LastError, StreamPhase, StreamState, StreamStatus};

@@ -10,11 +10,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
+use super::action::Action;
 use super::error::StreamError;
 use super::report::Reporter;
 use super::sink::{Sink, Stored};
 use super::state::StreamState;
-use super::tail::{Action, Tail, Tick};
+use super::tail::{Tail, Tick};
 use crate::archive::KnownSegments;
 use crate::stop::stopped;
 
@@ -32,15 +33,13 @@ pub(crate) struct Limits {
     pub(crate) shutdown_grace: Duration,
     /// Nothing below is reported.
     pub(crate) report_floor: Lsn,
-    /// Stop once everything before it is durable.
-    pub(crate) until: Option<Lsn>,
 }
 
 /// Why a session ended well.
 pub(crate) enum Ended {
     /// The timeline is complete; everything of it is durable.
-    Timeline { session: Replication, next: NextTimeline, end: Lsn },
-    /// The server goes on with nothing: we were asked to stop, or have what was wanted.
+    Timeline { session: Box<Replication>, next: NextTimeline, end: Lsn },
+    /// We were asked to stop.
     Stopped,
 }
 
@@ -118,7 +117,7 @@ impl Session {
             Mode::TimelineEnded => {
                 let end = self.tail.received();
                 match self.wal.finish().await? {
-                    (session, Some(next)) => Ok(Ended::Timeline { session, next, end }),
+                    (session, Some(next)) => Ok(Ended::Timeline { session: Box::new(session), next, end }),
                     (_, None) => Err(StreamError::OutOfOrder(
                         "the server ended a timeline and did not say which one follows".to_owned(),
                     )),
@@ -140,10 +139,6 @@ impl Session {
             self.dispatch();
             self.publish();
             self.report().await?;
-            if mode == Mode::Streaming && self.limits.until.is_some_and(|until| self.tail.durable() >= until)
-            {
-                return Ok(Mode::Leaving(Instant::now()));
-            }
             match mode {
                 Mode::TimelineEnded if self.tail.is_idle() => return Ok(mode),
                 Mode::Leaving(until) if self.tail.is_idle() || Instant::now() >= until => {
@@ -154,7 +149,19 @@ impl Session {
             }
             self.check_stall(mode)?;
             let wake = self.wake(mode);
+            // What is done comes first: somebody may wait for it to be acknowledged, and it cannot crowd out the rest.
             tokio::select! {
+                biased;
+                Some(done) = self.jobs.join_next() => {
+                    let stored = done??;
+                    self.tail.stored(stored.job, stored.buffer);
+                    self.stalled = None;
+                }
+                Some(_) = self.deletions.join_next() => {}
+                () = stopped(stop), if !matches!(mode, Mode::Leaving(_)) => {
+                    self.tail.hurry();
+                    mode = Mode::Leaving(Instant::now() + LAST_WORDS);
+                }
                 message = self.wal.next(), if mode == Mode::Streaming && self.tail.wants_bytes() => {
                     match message? {
                         WalMessage::TimelineEnded => {
@@ -166,17 +173,7 @@ impl Session {
                         message => self.take(message)?,
                     }
                 }
-                Some(done) = self.jobs.join_next() => {
-                    let stored = done??;
-                    self.tail.stored(stored.job, stored.buffer);
-                    self.stalled = None;
-                }
-                Some(_) = self.deletions.join_next() => {}
                 () = sleep_until(wake) => {}
-                () = stopped(stop), if !matches!(mode, Mode::Leaving(_)) => {
-                    self.tail.hurry();
-                    mode = Mode::Leaving(Instant::now() + LAST_WORDS);
-                }
             }
         }
     }
@@ -303,6 +300,7 @@ impl Session {
                 return;
             }
             tokio::select! {
+                biased;
                 done = self.jobs.join_next() => match done {
                     Some(Ok(Ok(stored))) => self.tail.stored(stored.job, stored.buffer),
                     _ => return,

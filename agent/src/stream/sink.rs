@@ -11,9 +11,10 @@ use proto::wal::SegmentName;
 use repository::{Branch, Epoch, FragmentName, Kind};
 use tracing::{debug, warn};
 
+use super::action::{Content, JobId, PutFragment, PutSegment};
 use super::error::is_final;
 use super::state::StreamState;
-use super::tail::{Content, JobId, PutFragment, PutSegment};
+
 use crate::archive::KnownSegments;
 use crate::backoff::Backoff;
 

@@ -4,22 +4,14 @@
 //! a slot is made at once, so that the server keeps WAL from now on; whether something is missing before it is found
 //! out from what the repository has, and told.
 
-use std::time::Duration;
-
 use proto::Lsn;
 use proto::client::{Replication, SlotLifetime, SlotState};
 use proto::config::SlotName;
 use proto::conninfo::ConnInfo;
-use tokio::time::sleep;
 
 use super::error::StreamError;
-use crate::backup::facts::{Slot, Sql};
-
-/// Between looks at a slot that another session uses.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// Looks, until the whole attempt is made again.
-const LOOKS: u32 = 120;
+use super::servers::Servers;
+use crate::backup::facts::Slot;
 
 /// What was done to the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,17 +43,18 @@ enum Found {
 /// A slot that keeps nothing must be found before it is used: up to 17 the server lets us start behind the hole, and
 /// then calls the slot healthy again.
 pub(super) async fn ready(
+    servers: &dyn Servers,
     session: &mut Replication,
     info: &ConnInfo,
     slot: &SlotName,
     distrust: bool,
 ) -> Result<Ready, StreamError> {
-    let made = match look(session, info, slot).await? {
+    let made = match look(servers, session, info, slot).await? {
         Found::Keeps(restart_lsn) if !distrust => return Ok(Ready { restart_lsn, made: Made::Already }),
         Found::Absent => Made::New,
         Found::Keeps(_) | Found::KeepsNothing => {
             // A slot for logical replication is somebody else's. The server refuses to drop one that is in use.
-            if look_by_sql(info, slot).await?.is_some_and(|found| !found.physical) {
+            if look_by_sql(servers, info, slot).await?.is_some_and(|found| !found.physical) {
                 return Err(StreamError::SlotForeign(slot.clone()));
             }
             session.drop_slot(slot).await?;
@@ -73,18 +66,23 @@ pub(super) async fn ready(
         Err(error) if error.sqlstate() == Some("42710") => {}
         created => created?,
     }
-    match look(session, info, slot).await? {
+    match look(servers, session, info, slot).await? {
         Found::Keeps(restart_lsn) => Ok(Ready { restart_lsn, made }),
         Found::KeepsNothing | Found::Absent => Err(StreamError::SlotUnusable(slot.clone())),
     }
 }
 
-async fn look(session: &mut Replication, info: &ConnInfo, slot: &SlotName) -> Result<Found, StreamError> {
+async fn look(
+    servers: &dyn Servers,
+    session: &mut Replication,
+    info: &ConnInfo,
+    slot: &SlotName,
+) -> Result<Found, StreamError> {
     Ok(match session.read_slot(slot).await? {
         SlotState::Reserved { restart_lsn, .. } => Found::Keeps(restart_lsn),
         SlotState::Absent => Found::Absent,
         SlotState::Lost => Found::KeepsNothing,
-        SlotState::Unsupported => match look_by_sql(info, slot).await? {
+        SlotState::Unsupported => match look_by_sql(servers, info, slot).await? {
             None => Found::Absent,
             Some(found) if found.lost => Found::KeepsNothing,
             Some(found) => match found.restart_lsn.and_then(|lsn| lsn.parse().ok()) {
@@ -95,21 +93,10 @@ async fn look(session: &mut Replication, info: &ConnInfo, slot: &SlotName) -> Re
     })
 }
 
-async fn look_by_sql(info: &ConnInfo, slot: &SlotName) -> Result<Option<Slot>, StreamError> {
-    let failed = |error: anyhow::Error| StreamError::Sql(format!("{error:#}"));
-    Sql::connect(info).await.map_err(failed)?.slot(slot).await.map_err(failed)
-}
-
-/// Waits until nobody uses the slot any more, or for a while. One session asks, instead of attempt after attempt.
-pub(super) async fn wait_until_free(info: &ConnInfo, slot: &SlotName) {
-    if let Ok(sql) = Sql::connect(info).await {
-        for _ in 0..LOOKS {
-            match sql.slot(slot).await {
-                Ok(Some(slot)) if slot.active => sleep(LOOK_AGAIN).await,
-                Ok(_) => return,
-                Err(_) => break,
-            }
-        }
-    }
-    sleep(LOOK_AGAIN).await;
+async fn look_by_sql(
+    servers: &dyn Servers,
+    info: &ConnInfo,
+    slot: &SlotName,
+) -> Result<Option<Slot>, StreamError> {
+    servers.slot(info, slot).await.map_err(|error| StreamError::Sql(format!("{error:#}")))
 }

@@ -7,7 +7,7 @@
 //!                                  earlier, so that there is something to compare
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use proto::wal::history::TimelineHistory;
@@ -32,6 +32,8 @@ pub(crate) struct ServerWal {
 pub(crate) enum Reach {
     /// Back to what the repository has, so that it can be compared and a gap be closed, if the server still has it.
     BackToTheKnown,
+    /// Back to the first byte that is missing: the server no longer has the known WAL before it.
+    ToTheMissing,
     /// No further than the slot: the server has nothing older.
     Slot,
 }
@@ -80,6 +82,11 @@ impl ServerWal {
         SegmentName::new(self.history.timeline_at(last), segment, self.segment_size)
     }
 
+    /// Whether `timeline` is the server's own, or on the way to it.
+    pub(crate) fn passes(&self, timeline: TimelineId) -> bool {
+        self.history.timeline == timeline || self.end_of(timeline).is_some()
+    }
+
     /// Where the server left `timeline`; `None` on the current one.
     fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {
         self.history.switch_from(timeline)
@@ -99,10 +106,11 @@ impl ServerWal {
         if first > slot {
             first = if has_tail { first } else { SegmentNo(first.0 - 1) };
         } else if let Some(newest) = newest.filter(|_| !has_tail) {
-            if reach == Reach::BackToTheKnown {
-                first = size.segment_before(newest);
-            } else if newest < slot.start(size) {
-                gap = Some(newest..slot.start(size));
+            match reach {
+                Reach::BackToTheKnown => first = size.segment_before(newest),
+                Reach::ToTheMissing => first = size.segment_at(newest),
+                Reach::Slot if newest < slot.start(size) => gap = Some(newest..slot.start(size)),
+                Reach::Slot => {}
             }
         }
         if self.name(first).timeline == self.history.timeline {
@@ -143,23 +151,29 @@ impl ServerWal {
         Ok(known)
     }
 
-    /// The end of the newest WAL of this lineage that begins before `segment`.
+    /// The end of the newest WAL of this lineage in segments before `segment`, under whichever timeline's name it is
+    /// stored: a fork within a segment leaves the parent's part of it under the parent's name.
     fn newest_before(&self, stored: &WalListing, segment: SegmentNo) -> Option<Lsn> {
         let size = self.segment_size;
-        let here = |name: SegmentName| {
-            let number = name.number(size).ok().filter(|number| *number < segment)?;
-            (self.name(number) == name).then_some(number)
-        };
-        let timelines = stored.timelines.values();
-        timelines
-            .flat_map(|wal| {
-                let whole = wal.segments.keys().filter_map(|name| Some(here(*name)?.end(size)));
-                let parts = wal.fragments.iter().filter_map(|fragment| {
-                    Some(here(fragment.segment)?.start(size) + u64::from(fragment.to))
-                });
-                whole.chain(parts).max()
-            })
-            .max()
+        let mut end = Lsn(u64::MAX);
+        let own = [(self.history.timeline, end)].into_iter();
+        let ancestors = self.history.entries.iter().rev().map(|entry| (entry.timeline, entry.switch));
+        let newest = own.chain(ancestors).filter_map(|(timeline, switch)| {
+            end = end.min(switch);
+            let wal = stored.timelines.get(&timeline)?;
+            let start = |name: SegmentName| {
+                let number = name.number(size).ok().filter(|number| *number < segment)?;
+                Some(number.start(size))
+            };
+            let whole = wal.segments.keys().filter_map(|name| Some(start(*name)? + size.bytes()));
+            let tails: BTreeSet<_> = wal.fragments.iter().map(|fragment| fragment.segment).collect();
+            let tails = tails.into_iter().filter_map(|name| {
+                let length = wal.tail_length(name);
+                Some(start(name)? + u64::from(length)).filter(|_| length > 0)
+            });
+            Some(whole.chain(tails).max()?.min(end))
+        });
+        newest.max()
     }
 }
 
@@ -277,6 +291,8 @@ mod tests {
         let listing = stored(&[name(3), name(4)]);
         let back = server.plan(&listing, Reach::BackToTheKnown).unwrap();
         assert_eq!((back.start, back.gap), (Lsn(4 * SIZE), None));
+        let missing = server.plan(&listing, Reach::ToTheMissing).unwrap();
+        assert_eq!((missing.start, missing.gap), (Lsn(5 * SIZE), None));
         let slot = server.plan(&listing, Reach::Slot).unwrap();
         assert_eq!((slot.start, slot.gap), (Lsn(7 * SIZE), Some(Lsn(5 * SIZE)..Lsn(7 * SIZE))));
     }
@@ -314,6 +330,23 @@ mod tests {
         let child = SegmentName { timeline: timeline(2), ..name(5) };
         let plan = server.plan(&stored(&[name(3), name(4), child]), Reach::BackToTheKnown).unwrap();
         assert_eq!((plan.timeline, plan.start), (timeline(2), Lsn(5 * SIZE)));
+    }
+
+    /// Found by the simulation: the new primary was seen only when it had left the segment of the fork.
+    #[test]
+    fn the_rest_of_the_segment_of_a_fork_is_fetched_from_the_new_primary() {
+        let switch = Lsn(5 * SIZE + 4096);
+        let mut server = server(7 * SIZE + 100, 8 * SIZE);
+        server.history = TimelineHistory {
+            timeline: timeline(2),
+            entries: vec![HistoryEntry { timeline: timeline(1), switch, reason: Vec::new() }],
+        };
+        let mut listing = stored(&[name(3), name(4)]);
+        add_fragment(&mut listing, name(5), 1, 0..9000);
+        let plan = server.plan(&listing, Reach::BackToTheKnown).unwrap();
+        assert_eq!((plan.timeline, plan.start, plan.gap), (timeline(2), Lsn(5 * SIZE), None));
+        let plan = server.plan(&listing, Reach::Slot).unwrap();
+        assert_eq!((plan.start, plan.gap), (Lsn(7 * SIZE), Some(switch..Lsn(7 * SIZE))));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What the stream does now, for `walkeep status`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::{Lsn, TimelineId};
 use serde::Serialize;
+use tokio::time::Instant;
 
 /// One word for what goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]

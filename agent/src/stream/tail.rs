@@ -20,37 +20,36 @@ use bytes::{Bytes, BytesMut};
 use proto::wal::{SegmentName, SegmentNo, SegmentSize};
 use proto::{Digest, Lsn, ServerTime, TimelineId};
 
+use super::action::{Action, Content, JobId, PutFragment, PutSegment};
+use super::lag::Waiting;
 use super::objects::Objects;
 use super::prefix::DurablePrefix;
 use super::proof::{Checkpoint, Diverged, Proof};
+use super::window::{WINDOW, window_size};
 
 /// Time since the session began.
 pub(crate) type Tick = Duration;
 
-/// A segment up to this size is one window.
-const SMALL_SEGMENT: u64 = 16 << 20;
-
-/// Bytes of a larger segment that gather in memory before they are stored, at least.
-const WINDOW: u64 = 8 << 20;
-
-/// The most windows of a segment: each becomes one object of the tail, and flushes need room, too.
-const MAX_WINDOWS: u64 = 48;
-
 /// The longest message that a server sends.
 const MAX_MESSAGE: u64 = 128 << 10;
 
-/// Flushes that may be under way at once while the store is slower than `flush_interval`.
+/// Flushes that may be under way at once while the store is slow.
 const MAX_FLUSHES: usize = 4;
 
 /// Nor may another begin while so many bytes are under way: a flush is a copy, and memory is bounded.
 const MAX_FLUSHING: u64 = 1 << 20;
+
+/// A flush at once begins beside others only after the last one has been under way for so long: then the store is slow,
+/// and waiting for it would double the time of a commit. Before that, waiting gathers a group.
+const SLOW: Duration = Duration::from_millis(10);
 
 /// When received WAL is to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flush {
     /// A byte waits this long at most.
     Every(Duration),
-    /// As soon as no flush is in flight; what arrives during a flush makes up the next: group commit.
+    /// As soon as something is there and no flush is in flight; what arrives meanwhile makes up the next: group commit.
+    /// While the store is slow, a few overlap.
     AtOnce,
 }
 
@@ -64,49 +63,6 @@ pub(crate) struct TailStart {
     pub(crate) flush: Flush,
     /// What the repository has from `start` on; see [`checkpoint_positions`].
     pub(crate) known: Vec<Checkpoint>,
-}
-
-/// Names one action until it is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct JobId(u64);
-
-/// What the world is asked to do.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Store the bytes `range` of `segment` as a fragment.
-    PutFragment(PutFragment),
-    /// Store a whole segment.
-    PutSegment(PutSegment),
-    /// Delete fragments that a stored one has replaced. May fail.
-    Delete { segment: SegmentName, ranges: Vec<Range<u32>> },
-}
-
-#[derive(Debug)]
-pub(crate) struct PutFragment {
-    pub(crate) job: JobId,
-    pub(crate) segment: SegmentName,
-    pub(crate) range: Range<u32>,
-    pub(crate) server_time: ServerTime,
-    pub(crate) content: Bytes,
-    /// Others are deleted once this one is stored: so it counts as stored only when it was read back and is equal.
-    pub(crate) replaces: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct PutSegment {
-    pub(crate) job: JobId,
-    pub(crate) segment: SegmentName,
-    pub(crate) digest: Digest,
-    pub(crate) server_time: ServerTime,
-    pub(crate) content: Content,
-}
-
-/// Where the bytes of a whole segment are.
-#[derive(Debug)]
-pub(crate) enum Content {
-    Memory(Bytes),
-    /// In these stored fragments of our epoch, one after the other.
-    Fragments(Vec<Range<u32>>),
 }
 
 /// The server sends what it must not.
@@ -166,6 +122,8 @@ pub(crate) struct Tail {
     /// When the server sent the last message; known before anything is stored.
     server_time: ServerTime,
     pending_since: Option<Tick>,
+    /// When the last flush was begun.
+    flushed_at: Tick,
     /// Somebody waits: do not wait for `flush_interval`.
     hurry: bool,
     waiting: Waiting,
@@ -174,24 +132,6 @@ pub(crate) struct Tail {
     jobs: BTreeMap<JobId, Job>,
     assemblies: VecDeque<Assembly>,
     actions: VecDeque<Action>,
-}
-
-/// Bytes that gather before they are stored.
-pub(crate) fn window_size(size: SegmentSize) -> u64 {
-    if size.bytes() <= SMALL_SEGMENT {
-        return size.bytes();
-    }
-    (size.bytes() / MAX_WINDOWS).next_multiple_of(1 << 20).max(WINDOW)
-}
-
-/// The offsets in a segment at which the digest of its first `length` bytes is to be known.
-///
-/// A window may be stored only when it was compared whole, so each window's end is among them.
-pub(crate) fn checkpoint_positions(size: SegmentSize, length: u32) -> impl Iterator<Item = u32> {
-    // A segment has at most 1 GiB, so every offset fits.
-    let window = window_size(size) as u32;
-    let windows = (1..=length / window).map(move |n| n * window);
-    windows.chain((!length.is_multiple_of(window)).then_some(length))
 }
 
 impl Tail {
@@ -219,6 +159,7 @@ impl Tail {
             prefix: DurablePrefix::starting_at(start.start),
             server_time: ServerTime(0),
             pending_since: None,
+            flushed_at: Tick::ZERO,
             hurry: false,
             waiting: Waiting::default(),
             next_job: 0,
@@ -376,17 +317,24 @@ impl Tail {
     /// When [`Tail::plan`] has something to do though nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Tick> {
         match self.flush {
-            Flush::Every(interval) if self.may_flush() => self.pending_since.map(|since| since + interval),
-            _ => None,
+            _ if !self.may_flush() => None,
+            Flush::Every(interval) => self.pending_since.map(|since| since + interval),
+            Flush::AtOnce => Some(self.at_once()),
         }
     }
 
     fn may_flush(&self) -> bool {
         let flushes = self.jobs.values().filter(|job| job.kind == Kind::Flush);
         let (count, bytes) = flushes.fold((0, 0), |(count, bytes), job| (count + 1, bytes + job.length()));
-        let overlap = self.flush != Flush::AtOnce && count < MAX_FLUSHES && bytes < MAX_FLUSHING;
+        let overlap = count < MAX_FLUSHES && bytes < MAX_FLUSHING;
         // Nothing is stored before all was compared.
         self.received > self.planned && self.proof.is_complete() && (count == 0 || overlap)
+    }
+
+    /// When a flush at once may begin.
+    fn at_once(&self) -> Tick {
+        let in_flight = self.jobs.values().any(|job| job.kind == Kind::Flush);
+        if in_flight { self.flushed_at + SLOW } else { Tick::ZERO }
     }
 
     /// Decides what to do at this moment. To be called after each change, then [`Tail::next_action`].
@@ -395,13 +343,14 @@ impl Tail {
             self.hurry = false;
         }
         let due = match self.flush {
-            Flush::AtOnce => true,
+            Flush::AtOnce => now >= self.at_once(),
             Flush::Every(interval) => {
                 self.hurry || self.pending_since.is_some_and(|since| now >= since + interval)
             }
         };
         if due && self.may_flush() {
             self.put_flush();
+            self.flushed_at = now;
         }
         let segment = self.size.segment_at(self.window_start);
         if let Some(range) = self.objects.plan_merge() {
@@ -505,37 +454,6 @@ impl Job {
 
     fn length(&self) -> u64 {
         u64::from(self.range.end - self.range.start)
-    }
-}
-
-/// Since when bytes have been waiting to become durable.
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Ends of stretches and when their first byte arrived.
-    stretches: VecDeque<(Lsn, Tick)>,
-}
-
-impl Waiting {
-    /// Stretches closer together than this count as one.
-    const GRAIN: Duration = Duration::from_millis(50);
-    const MAX: usize = 256;
-
-    fn received(&mut self, end: Lsn, now: Tick) {
-        let full = self.stretches.len() >= Self::MAX;
-        match self.stretches.back_mut() {
-            Some((last, since)) if full || now.saturating_sub(*since) < Self::GRAIN => *last = end,
-            _ => self.stretches.push_back((end, now)),
-        }
-    }
-
-    fn durable(&mut self, to: Lsn) {
-        while self.stretches.front().is_some_and(|(end, _)| *end <= to) {
-            self.stretches.pop_front();
-        }
-    }
-
-    fn since(&self) -> Option<Tick> {
-        self.stretches.front().map(|(_, since)| *since)
     }
 }
 

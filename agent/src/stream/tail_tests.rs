@@ -205,6 +205,28 @@ fn one_flush_at_a_time_gathers_the_next_group() {
 }
 
 #[test]
+fn flushes_overlap_while_the_store_is_slow_and_only_the_prefix_counts() {
+    let mut tail = Tail::new(start(Flush::AtOnce, Vec::new()));
+    let mut world = World::default();
+    for millis in 0..100 {
+        tail.receive(
+            tail.received(),
+            &source(tail.received(), 100),
+            ServerTime(0),
+            Tick::from_millis(millis),
+        )
+        .unwrap();
+        world.collect(&mut tail, Tick::from_millis(millis));
+    }
+    assert_eq!(world.flying.len(), MAX_FLUSHES, "one at once, then one every {SLOW:?}");
+    world.land(&mut tail, 1);
+    assert_eq!(tail.durable(), Lsn(START), "a hole lies before it");
+    world.land(&mut tail, 0);
+    assert_eq!(tail.durable(), Lsn(START + 1100));
+    assert_eq!(tail.deadline(), Some(Tick::from_millis(40)));
+}
+
+#[test]
 fn nothing_is_stored_until_all_that_is_known_was_compared() {
     let known = vec![
         Checkpoint {
@@ -259,13 +281,4 @@ fn a_store_that_lags_stops_the_reading_and_memory_stays_bounded() {
     }
     world.land(&mut tail, 0);
     assert!(tail.wants_bytes());
-}
-
-#[test]
-fn giant_segments_have_few_windows_and_small_ones_a_single_one() {
-    let window = |mib: u64| window_size(SegmentSize::new(mib << 20).unwrap()) >> 20;
-    assert_eq!((window(1), window(16), window(64), window(1024)), (1, 16, 8, 22));
-    let giant = SegmentSize::new(1 << 30).unwrap();
-    let positions: Vec<u32> = checkpoint_positions(giant, 50 << 20).collect();
-    assert_eq!(positions, [22 << 20, 44 << 20, 50 << 20]);
 }

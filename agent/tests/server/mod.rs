@@ -1,5 +1,7 @@
 //! A PostgreSQL 15 of a test's own.
 
+pub(crate) mod agent;
+
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::{Error, Result, tls};
 
 /// What a connection runs over.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 

@@ -7,6 +7,7 @@
 //! while it waits for a checkpoint or for its archiver. A peer that is gone is noticed by TCP keepalive.
 
 mod auth;
+mod backup_options;
 pub mod base_backup;
 mod certificate;
 mod connection;
@@ -20,9 +21,9 @@ mod tests;
 mod tls;
 mod types;
 
-pub use base_backup::{
-    BackupMessage, BackupStart, BackupStream, BaseBackupOptions, Checkpoint, ManifestChecksums, Tablespace,
-};
+pub use backup_options::{BaseBackupOptions, Checkpoint, ManifestChecksums};
+pub use base_backup::{BackupMessage, BackupStart, BackupStream, Tablespace};
+pub use connection::Io;
 pub use error::{Error, Result};
 pub use session::Replication;
 pub use sql::sql;

@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt};
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
-use super::connection::{Connection, Incoming, Row, server_error};
+use super::connection::{Connection, Incoming, Io, Row, server_error};
 use super::startup::{self, Request, Role};
 use super::{
     BackupStream, BaseBackupOptions, Error, NextTimeline, Result, ServerVersion, SessionOptions,
@@ -60,6 +60,13 @@ impl Replication {
             return Err(Error::Config(why));
         }
         Ok(Self::over(connection, version))
+    }
+
+    /// A session on a stream at whose other end a server of `version` waits for commands already: a simulated one.
+    pub fn on(stream: impl Io + 'static, host: &str, version: ServerVersion) -> Self {
+        let mut connection = Connection::over(Box::new(stream), host.to_owned());
+        connection.trust();
+        Self::over(connection, version)
     }
 
     /// A session on a connection that is ready for commands.

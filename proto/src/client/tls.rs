@@ -22,6 +22,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use zeroize::Zeroizing;
 
 use super::certificate::{Certificate, name_fits};
 use super::{Error, Result};
@@ -148,7 +149,8 @@ fn identity(info: &ConnInfo) -> Result<Option<(Vec<CertificateDer<'static>>, Pri
     if metadata.mode() & forbidden != 0 {
         return Err(unusable("other users may read it; give it the mode 0600".to_owned()));
     }
-    let key = PrivateKeyDer::from_pem_file(key_path).map_err(|error| {
+    let content = fs::read(key_path).map(Zeroizing::new).map_err(|error| unusable(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&content).map_err(|error| {
         unusable(format!("it holds no private key in clear, PEM (encrypted ones are not supported): {error}"))
     })?;
     Ok(Some((chain, key)))

@@ -5,8 +5,10 @@
 //! uses it.
 
 mod error;
+mod keys;
 mod names;
 mod read;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +49,7 @@ pub struct Config {
     /// `[encryption]`
     pub encryption: EncryptionConfig,
     /// `[retention]`
-    pub retention: Option<Retention>,
+    pub retention: RetentionConfig,
     /// `[schedule]`
     pub schedule: ScheduleConfig,
     /// `[http]`
@@ -69,6 +71,9 @@ pub struct StreamConfig {
     /// `shutdown_grace`: how long a shutdown of the server may wait for a repository that does not answer.
     /// Default `"1m"`; at most 1 hour.
     pub shutdown_grace: Duration,
+    /// `backup_after_gap`: whether the agent takes a full backup when it finds that WAL is missing for good: no restore
+    /// goes across a gap, and a backup behind it makes what follows restorable. Default `false`.
+    pub backup_after_gap: bool,
 }
 
 impl Default for StreamConfig {
@@ -79,6 +84,7 @@ impl Default for StreamConfig {
             flush_interval: Duration::from_secs(1),
             synchronous: false,
             shutdown_grace: Duration::from_secs(60),
+            backup_after_gap: false,
         }
     }
 }
@@ -107,7 +113,7 @@ pub struct StorageConfig {
     /// `read_timeout`: the longest silence within an answer. Default `"30s"`; more than 0, at most 1 hour.
     pub read_timeout: Duration,
     /// `retry_timeout`: how long one request is tried again before the store counts as unreachable.
-    /// Default `"1m"`; at most 1 day. What must not fail is tried again after that too.
+    /// Default `"30s"`; at most 1 day. What must not fail is tried again after that too.
     pub retry_timeout: Duration,
     /// `concurrency`: requests at a time for bulk work. Default 4; 1 to 64.
     pub concurrency: usize,
@@ -126,7 +132,7 @@ impl Default for StorageConfig {
             ca_file: None,
             connect_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(30),
-            retry_timeout: Duration::from_secs(60),
+            retry_timeout: Duration::from_secs(30),
             concurrency: 4,
         }
     }
@@ -156,7 +162,23 @@ pub struct EncryptionConfig {
     pub metadata_identity_file: Option<PathBuf>,
 }
 
-/// `[retention]`: what `walkeep expire` keeps. Exactly one of the two keys; without the section everything is kept.
+/// `[retention]`: what `walkeep expire` keeps, and how it deletes the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// `window` or `full`; with neither everything is kept.
+    pub keep: Option<Retention>,
+    /// `grace`: how long what is to be deleted waits, condemned. It must be longer than the longest restore. Default
+    /// `"1d"`; at most a century.
+    pub grace: Duration,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { keep: None, grace: Duration::from_secs(24 * 3600) }
+    }
+}
+
+/// What is kept: by one of the two keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retention {
     /// `window`: every moment of this much time back stays restorable; at least 1 minute.

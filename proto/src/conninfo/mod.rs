@@ -14,6 +14,7 @@ mod service;
 mod settings;
 mod types;
 mod uri;
+mod values;
 mod words;
 
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! The write-ahead log as files: their names, sizes and pages.
 
 pub mod check;
+pub mod ends;
 mod error;
 pub mod history;
 mod name;

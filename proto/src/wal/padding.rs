@@ -10,7 +10,8 @@
 use crate::bytes::u32_at;
 
 const MARK: &[u8; 8] = b"wkpadded";
-const STAMP: usize = 16;
+/// Bytes of the stamp.
+pub const STAMP: usize = 16;
 
 /// Makes everything from `valid` on zeros, and stamps the end.
 ///
@@ -19,10 +20,21 @@ const STAMP: usize = 16;
 pub fn stamp_padding(segment: &mut [u8], valid: usize) {
     let Some(padding) = segment.get_mut(valid..) else { return };
     padding.fill(0);
-    let (Ok(valid), Some(stamp)) = (u32::try_from(valid), padding.last_chunk_mut::<STAMP>()) else { return };
+    let Some(stamp) = u32::try_from(valid).ok().and_then(|valid| stamp(padding.len() as u64, valid)) else {
+        return;
+    };
+    if let Some(end) = padding.last_chunk_mut::<STAMP>() {
+        *end = stamp;
+    }
+}
+
+/// The stamp for a segment of which `valid` bytes are WAL and `padding` bytes are not; `None` if it would not fit in.
+pub fn stamp(padding: u64, valid: u32) -> Option<[u8; STAMP]> {
+    let mut stamp = [0; STAMP];
     stamp[..8].copy_from_slice(MARK);
     stamp[8..12].copy_from_slice(&valid.to_le_bytes());
     stamp[12..].copy_from_slice(&(!valid).to_le_bytes());
+    (padding >= STAMP as u64).then_some(stamp)
 }
 
 /// The number of valid bytes if the segment carries the stamp. The end of a segment will do.

@@ -51,8 +51,11 @@ impl Branch {
         Ok(backup)
     }
 
-    /// Looks into the folder of each backup whose packs are named.
-    async fn check_packs(&self, packs: &[PackEntry]) -> Result<()> {
+    /// Whether the store has these packs, with the right lengths: one listing for each backup that wrote some.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] or [`Error::Corrupt`] names the first that is not there, or is another.
+    pub async fn check_packs(&self, packs: &[PackEntry]) -> Result<()> {
         let labels: BTreeSet<&BackupLabel> = packs.iter().map(|pack| pack.name().label()).collect();
         let mut stored = BTreeMap::new();
         for label in labels {
@@ -67,7 +70,7 @@ impl Branch {
                     let why = format!("it has {size} bytes where {} were written", pack.stored_length());
                     return Err(Error::corrupt(key, why));
                 }
-                None => return Err(Error::Absent { what: format!("pack {key}, which this backup wrote,") }),
+                None => return Err(Error::Absent { what: format!("pack {key}, which the manifest names,") }),
             }
         }
         Ok(())

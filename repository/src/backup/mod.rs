@@ -5,6 +5,7 @@
 //! backup/<label>/alive-<time>             it is still running
 //! backup/<label>/server-manifest          the server's own backup_manifest
 //! backup/<label>/manifest-<generation>    it is complete; the highest generation counts
+//! backup/<label>/keep-<time>              it is to be kept, whatever retention says; the newest counts
 //! ```
 //!
 //! The manifest's presence is what makes a backup exist. Whatever a backup leaves that was cut off before is
@@ -14,17 +15,20 @@ mod commit;
 mod label;
 mod running;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 pub use label::{BackupKind, BackupLabel, LabelError};
 pub use running::{Intent, SILENCE, Unfinished};
 
 use crate::branch::off_thread;
 use crate::manifest::{Manifest, ManifestError, ManifestHead, ManifestReader};
+use crate::pack::PackEntry;
 use crate::sealed::{Encryption, HEADER_LENGTH, UnsealReader, from_io, parse_header};
+use crate::store::SyncRead;
 use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
 
 /// A whole backup in the repository.
@@ -49,17 +53,18 @@ const MAX_MANIFEST: u64 = 16 << 30;
 const MAX_SERVER_MANIFEST: u64 = 4 << 30;
 
 /// Where all backups of a branch lie.
-fn folder() -> Key {
+pub(crate) fn folder() -> Key {
     Key::root().child("backup")
 }
 
 /// What lies in a backup's folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Member {
+pub(crate) enum Member {
     Intent,
     Alive,
     ServerManifest,
     Manifest { generation: u32 },
+    Keep,
     Stray,
 }
 
@@ -72,6 +77,7 @@ impl Member {
         match name.split_once('-') {
             None if name == "intent" => Self::Intent,
             Some(("alive", _)) => Self::Alive,
+            Some(("keep", _)) => Self::Keep,
             Some(("server", "manifest")) => Self::ServerManifest,
             Some(("manifest", text)) => match generation(text) {
                 Some(generation) => Self::Manifest { generation },
@@ -79,6 +85,20 @@ impl Member {
             },
             _ => Self::Stray,
         }
+    }
+}
+
+/// What an object of a backup's folder is, by its key below the branch; `None` if it lies elsewhere.
+pub(crate) fn parse_member(key: &Key) -> Option<(BackupLabel, Member)> {
+    let (label, name) = key.below(&folder())?.split_once('/')?;
+    Some((label.parse().ok()?, Member::parse(name)))
+}
+
+/// The backup whose manifest this is, by its key below the branch.
+pub(crate) fn label_of_manifest(key: &Key) -> Option<BackupLabel> {
+    match parse_member(key)? {
+        (label, Member::Manifest { .. }) => Some(label),
+        _ => None,
     }
 }
 
@@ -90,10 +110,39 @@ impl BackupRef {
 }
 
 impl Branch {
-    /// All whole backups, oldest first.
+    /// All whole backups that may be used, oldest first: those that `expire` has condemned may go at any time, and are
+    /// left out unless somebody has marked them as ones to keep.
     pub async fn backups(&self) -> Result<Vec<BackupRef>> {
+        // Listed first: a backup that is condemned later may be used for as long as the grace period lasts.
+        let found = self.backup_objects().await?;
+        let condemned = match self.condemned().await {
+            Ok(condemned) => condemned.backups(),
+            // A record that cannot be read must not keep anybody from restoring.
+            Err(error @ (Error::Corrupt { .. } | Error::Locked { .. } | Error::Invalid { .. })) => {
+                tracing::warn!("nobody knows which backups are condemned: {error}");
+                BTreeSet::new()
+            }
+            Err(error) => return Err(error),
+        };
+        let mut backups = Vec::new();
+        for (label, members) in found {
+            if !condemned.contains(&label) || self.is_marked(&members).await? {
+                backups.extend(newest(&label, &members));
+            }
+        }
+        Ok(backups)
+    }
+
+    /// All whole backups, oldest first, with those that are condemned.
+    pub async fn all_backups(&self) -> Result<Vec<BackupRef>> {
         let found = self.backup_objects().await?;
         Ok(found.into_iter().filter_map(|(label, members)| newest(&label, &members)).collect())
+    }
+
+    async fn is_marked(&self, members: &[(Member, ObjectInfo)]) -> Result<bool> {
+        let marks = members.iter().filter(|(member, _)| *member == Member::Keep);
+        let marks: Vec<ObjectInfo> = marks.map(|(_, object)| object.clone()).collect();
+        Ok(self.read_keep(&marks).await?.is_some_and(|keep| keep.holds(Timestamp::now())))
     }
 
     /// The whole backup of that label.
@@ -161,6 +210,24 @@ impl Branch {
         })
         .await?;
         Ok(Manifest { head: self.check_head(backup, manifest.head)?, ..manifest })
+    }
+
+    /// The packs that a backup names, out of its verified manifest, whose entries are only passed over.
+    pub(crate) async fn read_packs(&self, backup: &BackupRef) -> Result<Vec<PackEntry>> {
+        let expected = self.expected(Kind::Manifest, &backup.key(), MAX_MANIFEST);
+        let input = SyncRead::new(self.store().get_stream(&expected.key, 0).await?);
+        let unsealing = self.unsealing().clone();
+        let (head, packs) = off_thread(&expected.key.clone(), move || {
+            let failed = |error| unreadable(&expected.key, error);
+            let content = UnsealReader::new(input, &expected, &unsealing)?;
+            let mut reader = ManifestReader::new(BufReader::new(content)).map_err(failed)?;
+            // To the end of the content, where the digest is checked.
+            while reader.next_entry().map_err(failed)?.is_some() {}
+            Ok(reader.into_parts())
+        })
+        .await?;
+        self.check_head(backup, head)?;
+        Ok(packs)
     }
 
     /// The server's own `backup_manifest`, if this backup keeps it.

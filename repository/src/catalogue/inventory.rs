@@ -27,8 +27,8 @@ pub struct Inventory {
     pub wal: WalListing,
     /// The histories that can be relied on.
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
-    /// Timelines whose history files contradict each other, or are none.
-    pub broken_histories: Vec<TimelineId>,
+    /// Timelines whose history files cannot be relied on, and why.
+    pub broken_histories: BTreeMap<TimelineId, BrokenHistory>,
     /// What is there of each timeline's WAL.
     pub coverage: BTreeMap<TimelineId, Coverage>,
     /// The server's clock when it sent the byte before that position; only of ends of windows.
@@ -43,6 +43,20 @@ pub struct UnreadableBackup {
     pub label: BackupLabel,
     /// What is the matter.
     pub error: Error,
+}
+
+/// Why nobody can tell where a timeline came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BrokenHistory {
+    /// There is none.
+    #[error("its history file is missing")]
+    Missing,
+    /// A file of that name is none.
+    #[error("its history file is damaged")]
+    Damaged,
+    /// Several, and they tell of different forks.
+    #[error("two servers were promoted to it, and their history files disagree")]
+    Contradictory,
 }
 
 /// A stretch of WAL at every commit of which the cluster can be had back.
@@ -119,11 +133,11 @@ impl Inventory {
     /// Puts together what was read.
     pub fn new(mut backups: Vec<ManifestHead>, wal: WalListing, segment_size: SegmentSize) -> Self {
         backups.sort_by(|a, b| a.label.cmp(&b.label));
-        let (mut histories, mut broken_histories) = (BTreeMap::new(), Vec::new());
+        let (mut histories, mut broken_histories) = (BTreeMap::new(), BTreeMap::new());
         for (timeline, files) in &wal.histories {
             match agreed(*timeline, files) {
-                Some(history) => drop(histories.insert(*timeline, history)),
-                None => broken_histories.push(*timeline),
+                Ok(history) => drop(histories.insert(*timeline, history)),
+                Err(why) => drop(broken_histories.insert(*timeline, why)),
             }
         }
         let covered = |wal| Coverage::of(wal, segment_size);
@@ -142,6 +156,20 @@ impl Inventory {
         Lineage::of(timeline, &self.histories)
     }
 
+    /// The way that leads to `timeline`, if that is known for certain.
+    ///
+    /// # Errors
+    /// There is no history file that can be relied on. The first timeline needs none.
+    pub fn certain_lineage(&self, timeline: TimelineId) -> Result<Lineage, BrokenHistory> {
+        if let Some(why) = self.broken_histories.get(&timeline) {
+            return Err(*why);
+        }
+        if timeline != TimelineId::FIRST && !self.histories.contains_key(&timeline) {
+            return Err(BrokenHistory::Missing);
+        }
+        Ok(self.lineage(timeline))
+    }
+
     /// What is there of a timeline's WAL, ascending, under its own name.
     pub fn coverage(&self, timeline: TimelineId) -> &[Range<Lsn>] {
         self.coverage.get(&timeline).map(Coverage::ranges).unwrap_or_default()
@@ -157,9 +185,23 @@ impl Inventory {
         timelines
     }
 
+    /// Timelines that the repository knows of, if only by a history file, ascending.
+    pub fn known_timelines(&self) -> Vec<TimelineId> {
+        let told = self.histories.keys().chain(self.broken_histories.keys()).copied();
+        let mut timelines: Vec<_> = self.timelines().into_iter().chain(told).collect();
+        timelines.sort_unstable();
+        timelines.dedup();
+        timelines
+    }
+
+    /// All WAL of `lineage` that is there.
+    pub fn available(&self, lineage: &Lineage) -> Coverage {
+        lineage.available(&self.coverage, self.segment_size)
+    }
+
     /// Checks that the WAL of `lineage` from `from` to `to` is there; else the first position that is not.
     pub fn wal_complete(&self, lineage: &Lineage, from: Lsn, to: Lsn) -> Result<(), Lsn> {
-        let reached = lineage.available(&self.coverage, self.segment_size).reach(from);
+        let reached = self.available(lineage).reach(from);
         if reached >= to { Ok(()) } else { Err(reached) }
     }
 
@@ -173,7 +215,7 @@ impl Inventory {
     /// if the backup does not lie on this lineage, if WAL is missing that it needs to become consistent, or
     /// if the timeline that the lineage leads to cannot be reached.
     pub fn reach(&self, backup: &ManifestHead, lineage: &Lineage) -> Option<Lsn> {
-        let available = lineage.available(&self.coverage, self.segment_size);
+        let available = self.available(lineage);
         self.reach_within(backup, lineage, &available)
     }
 
@@ -194,7 +236,7 @@ impl Inventory {
         let mut windows = Vec::new();
         for timeline in self.timelines() {
             let lineage = self.lineage(timeline);
-            let available = lineage.available(&self.coverage, self.segment_size);
+            let available = self.available(&lineage);
             let mut found: Vec<Window> = self
                 .backups
                 .iter()
@@ -225,7 +267,7 @@ impl Inventory {
             let Some(start) = backups().map(|backup| backup.start_lsn).min() else { continue };
             let newest = self.coverage.get(&timeline).and_then(Coverage::end);
             let Some(end) = backups().map(|backup| backup.stop_lsn).chain(newest).max() else { continue };
-            for range in lineage.available(&self.coverage, self.segment_size).missing(&(start..end)) {
+            for range in self.available(&lineage).missing(&(start..end)) {
                 for part in lineage.parts() {
                     let share = range.start.max(part.from)..range.end.min(part.to);
                     missing.entry(part.timeline).or_default().push(share);
@@ -275,14 +317,21 @@ fn on_lineage(backup: &ManifestHead, lineage: &Lineage) -> bool {
 }
 
 /// The history that all of a timeline's files tell, if they agree on timelines and forks.
-fn agreed(timeline: TimelineId, files: &[HistoryFile]) -> Option<TimelineHistory> {
-    let mut histories = files.iter().map(|file| TimelineHistory::parse(timeline, &file.content).ok());
-    let first = histories.next()??;
-    let forks = |history: &TimelineHistory| -> Vec<_> {
-        history.entries.iter().map(|entry| (entry.timeline, entry.switch)).collect()
-    };
-    let same = histories.all(|other| other.is_some_and(|other| forks(&other) == forks(&first)));
-    same.then_some(first)
+fn agreed(timeline: TimelineId, files: &[HistoryFile]) -> Result<TimelineHistory, BrokenHistory> {
+    let mut agreed: Option<TimelineHistory> = None;
+    for file in files {
+        let history = TimelineHistory::parse(timeline, &file.content).map_err(|_| BrokenHistory::Damaged)?;
+        match &agreed {
+            Some(first) if !forks(first).eq(forks(&history)) => return Err(BrokenHistory::Contradictory),
+            Some(_) => {}
+            None => agreed = Some(history),
+        }
+    }
+    agreed.ok_or(BrokenHistory::Missing)
+}
+
+fn forks(history: &TimelineHistory) -> impl Iterator<Item = (TimelineId, Lsn)> {
+    history.entries.iter().map(|entry| (entry.timeline, entry.switch))
 }
 
 #[cfg(test)]

@@ -188,7 +188,7 @@ fn contradicting_histories_are_not_followed() {
         .history(2, &[(1, mib(5) + 200)])
         .backup(1, mib(2), mib(3));
     let inventory = world.inventory();
-    assert_eq!(inventory.broken_histories, [tli(2)]);
+    assert_eq!(inventory.certain_lineage(tli(2)), Err(BrokenHistory::Contradictory));
     assert_eq!(windows(&inventory), [(1, mib(3), mib(6))]);
 }
 

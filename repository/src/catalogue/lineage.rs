@@ -6,18 +6,25 @@ use std::ops::Range;
 use proto::wal::history::TimelineHistory;
 use proto::wal::{SegmentNo, SegmentSize};
 use proto::{Lsn, TimelineId};
+use serde::{Serialize, Serializer};
 
 use super::Coverage;
 
 /// One timeline's share of a lineage: the bytes `from..to` of the WAL are its own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Part {
     /// The timeline.
     pub timeline: TimelineId,
     /// Where it was forked from the one before; the beginning of all WAL for the first one.
     pub from: Lsn,
     /// Where the next one was forked; [`Lineage::OPEN_END`] for the last one.
+    #[serde(serialize_with = "end")]
     pub to: Lsn,
+}
+
+/// `null` for what has no end.
+fn end<S: Serializer>(to: &Lsn, serializer: S) -> Result<S::Ok, S::Error> {
+    Some(to).filter(|to| **to != Lineage::OPEN_END).serialize(serializer)
 }
 
 /// A timeline and its ancestors, oldest first: each byte of WAL that a server on this timeline has ever
@@ -25,7 +32,8 @@ pub struct Part {
 ///
 /// A timeline's first segment begins with a copy of its parent's bytes, up to the fork. So the segment with
 /// the fork comes from the child, and the parent's own, which may never have become whole, is not needed.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(transparent)]
 pub struct Lineage {
     parts: Vec<Part>,
 }
@@ -52,14 +60,27 @@ impl Lineage {
     /// The lineage of `timeline`. Without its history only the timeline itself is known; it is taken to reach
     /// back to the beginning.
     pub fn of(timeline: TimelineId, histories: &BTreeMap<TimelineId, TimelineHistory>) -> Self {
-        let mut parts = Vec::new();
-        let mut from = Lsn(0);
-        for entry in histories.get(&timeline).map(|history| history.entries.as_slice()).unwrap_or_default() {
-            let to = entry.switch.max(from);
-            parts.push(Part { timeline: entry.timeline, from, to });
-            from = to;
+        match histories.get(&timeline) {
+            Some(history) => Self::from_history(history),
+            None => Self { parts: vec![Part { timeline, from: Lsn(0), to: Self::OPEN_END }] },
         }
-        parts.push(Part { timeline, from, to: Self::OPEN_END });
+    }
+
+    /// The lineage that a history tells of, as PostgreSQL reads it: a byte belongs to the newest timeline that had
+    /// begun there. A recovery that aimed at one timeline may have stopped before that one began: then that is no part.
+    /// One that was left where it began is an empty part.
+    pub fn from_history(history: &TimelineHistory) -> Self {
+        let timelines = history.entries.iter().map(|entry| entry.timeline).chain([history.timeline]);
+        let begins = [Lsn(0)].into_iter().chain(history.entries.iter().map(|entry| entry.switch));
+        let begun: Vec<_> = timelines.zip(begins).collect();
+        let (mut parts, mut to) = (Vec::new(), Self::OPEN_END);
+        for (timeline, from) in begun.into_iter().rev() {
+            if from <= to || parts.is_empty() {
+                parts.push(Part { timeline, from, to });
+                to = from;
+            }
+        }
+        parts.reverse();
         Self { parts }
     }
 
@@ -76,6 +97,11 @@ impl Lineage {
     /// The share of the timeline that it leads to.
     pub fn last(&self) -> Part {
         self.parts[self.parts.len() - 1]
+    }
+
+    /// The share of `timeline`; `None` if no byte of this lineage is its own.
+    pub fn share_of(&self, timeline: TimelineId) -> Option<Part> {
+        self.parts.iter().copied().find(|part| part.timeline == timeline && part.from < part.to)
     }
 
     /// Whether a server that has replayed `timeline` up to `lsn` can go on along this lineage: that timeline
@@ -153,6 +179,19 @@ mod tests {
         assert!(lineage.contains(tli(2), mib(900)) && !lineage.contains(tli(3), mib(6)));
         assert_eq!(lineage.part_at(mib(5)).timeline, tli(1));
         assert_eq!(lineage.part_at(mib(5) + 10).timeline, tli(2));
+    }
+
+    #[test]
+    fn a_fork_before_an_earlier_fork_leaves_the_one_between_no_bytes() {
+        let (_, history) = history(3, &[(1, mib(5)), (2, mib(4))]);
+        let lineage = Lineage::from_history(&history);
+        let parts: Vec<_> = lineage.parts().iter().map(|part| (part.timeline, part.from, part.to)).collect();
+        assert_eq!(parts, [(tli(1), Lsn(0), mib(4)), (tli(3), mib(4), Lineage::OPEN_END)]);
+        assert!(lineage.contains(tli(1), mib(4)) && !lineage.contains(tli(1), mib(4) + 1));
+        assert_eq!((lineage.share_of(tli(2)), lineage.share_of(tli(3))), (None, Some(lineage.last())));
+        for lsn in [mib(3), mib(4), mib(5), mib(6)] {
+            assert_eq!(lineage.part_at(lsn).timeline, history.timeline_at(lsn));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use proto::wal::SegmentName;
 use proto::{Lsn, ServerTime, TimelineId};
 
 use super::{Inventory, UnreadableBackup};
+use crate::backup::BackupRef;
 use crate::error::OrAbsent;
 use crate::{Branch, Error, Kind, Result};
 
@@ -17,7 +18,11 @@ impl Inventory {
     ///
     /// A manifest that cannot be used does not hide the others: it is listed in [`Inventory::unreadable`].
     pub async fn load(branch: &Branch) -> Result<Self> {
-        let backups = branch.backups().await?;
+        Self::of(branch, branch.backups().await?).await
+    }
+
+    /// The same with these backups alone, listed before.
+    pub(crate) async fn of(branch: &Branch, backups: Vec<BackupRef>) -> Result<Self> {
         let heads = backups.into_iter().map(|backup| async move {
             let head = branch.read_manifest_head(&backup).await;
             match head {
@@ -50,9 +55,10 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// When the server sent the byte before `end`, as the object that holds it tells. Clear headers are good
-    /// enough for what is only shown.
-    async fn time_before(
+    /// When the server sent the byte before `end`, as the object that holds it tells; `None` where nobody wrote it
+    /// down, as with segments that came from `archive_command` alone. Clear headers are good enough for what is only
+    /// shown.
+    pub async fn time_before(
         &self,
         branch: &Branch,
         timeline: TimelineId,

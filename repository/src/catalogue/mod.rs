@@ -9,5 +9,5 @@ mod lineage;
 mod load;
 
 pub use coverage::Coverage;
-pub use inventory::{BackupSummary, Gap, Inventory, Listing, UnreadableBackup, Window};
+pub use inventory::{BackupSummary, BrokenHistory, Gap, Inventory, Listing, UnreadableBackup, Window};
 pub use lineage::{Lineage, MissingFork, Part};

@@ -71,7 +71,33 @@ pub struct Manifest {
     pub entries: Vec<Entry>,
 }
 
+fn extents(entries: &mut [Entry]) -> impl Iterator<Item = &mut Extent> {
+    entries.iter_mut().flat_map(|entry| match entry {
+        Entry::File { extents, .. } => extents.as_mut_slice(),
+        Entry::Directory { .. } => &mut [],
+    })
+}
+
 impl Manifest {
+    /// Takes packs out of the list to which no extent refers, so that what the list names is what the backup needs.
+    pub fn drop_unused_packs(&mut self) {
+        let mut numbers: Vec<Option<u32>> = vec![None; self.packs.len()];
+        for extent in extents(&mut self.entries) {
+            if let Some(number) = numbers.get_mut(extent.pack as usize) {
+                *number = Some(0);
+            }
+        }
+        let used = numbers.iter_mut().filter_map(Option::as_mut);
+        used.zip(0..).for_each(|(number, next)| *number = next);
+        let mut kept = numbers.iter();
+        self.packs.retain(|_| kept.next().is_some_and(Option::is_some));
+        for extent in extents(&mut self.entries) {
+            if let Some(Some(number)) = numbers.get(extent.pack as usize) {
+                extent.pack = *number;
+            }
+        }
+    }
+
     /// Writes the text form, entries sorted by path.
     pub fn write<W: Write>(&self, mut to: W) -> Result<W, ManifestError> {
         self.write_head(&mut to)?;

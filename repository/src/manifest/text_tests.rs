@@ -252,3 +252,20 @@ proptest! {
         let _ = Manifest::read(bytes.as_slice());
     }
 }
+
+#[test]
+fn packs_that_nothing_refers_to_leave_the_list() {
+    let entries = vec![
+        file(b"a", 30, vec![run(0, 10, 3, 5), run(10, 10, 1, 0)]),
+        file(b"b", 10, vec![run(0, 10, 1, 10)]),
+        file(b"c", 10, vec![]),
+    ];
+    let packs: Vec<PackEntry> = (0..5).map(|number| pack(number, 1000)).collect();
+    let mut manifest = Manifest { head: head(), packs, entries };
+    manifest.drop_unused_packs();
+    assert_eq!(manifest.packs, [pack(1, 1000), pack(3, 1000)]);
+    let numbers: Vec<u32> = extents(&mut manifest.entries).map(|extent| extent.pack).collect();
+    assert_eq!(numbers, [1, 0, 0]);
+    manifest.drop_unused_packs();
+    assert_eq!(manifest.packs.len(), 2);
+}

@@ -59,6 +59,11 @@ impl PackReader {
         Ok(Self { content, index: Arc::new(index), key })
     }
 
+    /// The pack's frames: which raw bytes each holds, and their digest.
+    pub fn frames(&self) -> impl Iterator<Item = (Range<u64>, Digest)> {
+        (0..).map_while(|frame| Some((self.index.raw_range(frame), self.index.digest_of_frame(frame)?)))
+    }
+
     /// Opens the pack and reads `wanted`: see [`PackReader::ranges`].
     pub async fn read(
         branch: &Branch,

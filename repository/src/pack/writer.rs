@@ -22,7 +22,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::cutter::{Cutter, IdleFrames};
 use super::index::{Frame, MAX_FRAMES, PackIndex};
-use super::{Extent, FRAME_SIZE, PackEntry, PackName, outcome, pack_key, push_extent};
+use super::{
+    BlockDigest, Extent, FRAME_SIZE, PackBlocks, PackEntry, PackName, outcome, pack_key, push_extent,
+};
 use crate::backup::BackupLabel;
 use crate::{Branch, Error, Kind, Result, SealWriter, Upload};
 
@@ -40,6 +42,8 @@ pub struct PackWriter {
     /// Raw bytes in the current pack, those included that wait in the cutter.
     pack_raw: u64,
     raw_bytes: u64,
+    /// The blocks that begin in the current pack.
+    blocks: PackBlocks,
     compressors: Arc<Compressors>,
     /// One permit for each frame between the cutter and the upload.
     room: Arc<Semaphore>,
@@ -58,8 +62,8 @@ pub struct PackWriter {
 /// of packs.
 enum Step {
     Frame(JoinHandle<Result<Compressed>>, OwnedSemaphorePermit),
-    EndOfPack,
-    Finish,
+    EndOfPack(PackBlocks),
+    Finish(PackBlocks),
 }
 
 impl PackWriter {
@@ -78,6 +82,7 @@ impl PackWriter {
             pack: 0,
             pack_raw: 0,
             raw_bytes: 0,
+            blocks: PackBlocks::default(),
             compressors,
             room: Arc::new(Semaphore::new(2 * jobs + 2)),
             threads: Arc::new(Semaphore::new(jobs)),
@@ -111,6 +116,12 @@ impl PackWriter {
         Ok(extents)
     }
 
+    /// Tells that the next `length` bytes, however they will be appended, are a block of a file, and their digest:
+    /// a later backup will compare with it. The last block of a file may be shorter than the others.
+    pub fn begin_block(&mut self, length: usize, digest: BlockDigest) {
+        self.blocks.push(self.pack_raw, length, digest);
+    }
+
     /// Raw bytes that were appended.
     pub fn raw_bytes(&self) -> u64 {
         self.raw_bytes
@@ -126,7 +137,8 @@ impl PackWriter {
         if let Some(frame) = self.cutter.rest() {
             self.send(frame).await?;
         }
-        self.step(Step::Finish).await?;
+        let blocks = std::mem::take(&mut self.blocks);
+        self.step(Step::Finish(blocks)).await?;
         match self.shipper.take() {
             Some(shipper) => outcome(shipper.await),
             None => Err(broken_before()),
@@ -158,7 +170,8 @@ impl PackWriter {
             self.pack.checked_add(1).ok_or_else(|| Error::invalid("the backup", "it has too many packs"))?;
         self.pack_raw = 0;
         self.stored_before = stored;
-        self.step(Step::EndOfPack).await
+        let blocks = std::mem::take(&mut self.blocks);
+        self.step(Step::EndOfPack(blocks)).await
     }
 
     /// Tells the shipping task what comes next. If it has ended before its time, it knows why.
@@ -257,12 +270,12 @@ impl Shipper {
                     self.stored.fetch_add(pack.1, Ordering::Relaxed);
                     open = Some(pack.0);
                 }
-                Step::EndOfPack => {
-                    self.end(open.take()).await?;
+                Step::EndOfPack(blocks) => {
+                    self.end(open.take(), blocks).await?;
                     number += 1;
                 }
-                Step::Finish => {
-                    self.end(open.take()).await?;
+                Step::Finish(blocks) => {
+                    self.end(open.take(), blocks).await?;
                     self.settle().await?;
                     return Ok(self.done);
                 }
@@ -284,13 +297,17 @@ impl Shipper {
 
     /// Ends a pack: its index and closing header are written now, the store's last work is awaited in the
     /// background.
-    async fn end(&mut self, pack: Option<OpenPack>) -> Result<()> {
+    async fn end(&mut self, pack: Option<OpenPack>, blocks: PackBlocks) -> Result<()> {
         self.settle().await?;
         if let Some(pack) = pack {
             let (upload, mut entry) = pack.close().await?;
+            let branch = self.branch.clone();
             self.ending = Some(tokio::spawn(async move {
                 // When this returns the pack is durable; only then can a manifest name it.
                 entry.stored_length = upload.finish().await?;
+                if !blocks.is_empty() {
+                    branch.put_pack_blocks(&entry.name, &blocks).await?;
+                }
                 Ok(entry)
             }));
         }

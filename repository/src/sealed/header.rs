@@ -43,6 +43,10 @@ pub enum Kind {
     Pack,
     /// Proof of a restore.
     Drill,
+    /// A backup is to be kept.
+    Keep,
+    /// What is going to be deleted.
+    Condemned,
 }
 
 impl Kind {
@@ -58,7 +62,9 @@ impl Kind {
             | Self::ServerManifest
             | Self::BlockDigests
             | Self::BackupHistory
-            | Self::Drill => Audience::Metadata,
+            | Self::Drill
+            | Self::Keep
+            | Self::Condemned => Audience::Metadata,
             Self::Segment | Self::Fragment | Self::Partial | Self::Pack => Audience::Content,
         }
     }
@@ -124,7 +130,7 @@ pub struct WriterId(u64);
 impl WriterId {
     /// A new one.
     pub fn random() -> Self {
-        Self(rand::random())
+        Self(crate::chance::random())
     }
 
     /// From its number, for tests.

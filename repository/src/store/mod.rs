@@ -8,6 +8,7 @@
 mod blocking;
 mod bucket;
 mod failure;
+mod list;
 mod local;
 mod open;
 mod partial;
@@ -15,12 +16,12 @@ mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{
     Attribute, Attributes, GetOptions, GetRange, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
@@ -166,6 +167,8 @@ impl Store {
         };
         match self.checked(key, read.await).await {
             // Stores refuse a range that begins after the end in different ways. The length decides.
+            // A bucket that could not be reached is not asked a second time: that would double the wait.
+            Err(error) if error.is_transient() && self.inner.pages.is_some() => Err(error),
             Err(error) if !error.is_absent() => match self.head(key).await {
                 Ok(info) if info.size <= start => Ok(Bytes::new()),
                 _ => Err(error),
@@ -203,64 +206,6 @@ impl Store {
     /// Whether an object is there.
     pub async fn exists(&self, key: &Key) -> Result<bool> {
         Ok(self.head(key).await.or_absent()?.is_some())
-    }
-
-    /// Everything under `prefix`, at any depth, in the keys' order.
-    pub async fn list(&self, prefix: &Key) -> Result<Vec<ObjectInfo>> {
-        self.present()?;
-        let folder = self.folder_path(prefix)?;
-        let mut found: Vec<ObjectInfo> = self
-            .inner
-            .objects
-            .list(folder.as_ref())
-            .map_err(|error| self.listing_failure(prefix, &error))
-            .try_filter_map(async |meta| Ok(self.key_of(&meta.location).map(|key| info(key, &meta))))
-            .try_collect()
-            .await?;
-        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
-    }
-
-    /// What lies directly in `folder`.
-    pub async fn list_folder(&self, folder: &Key) -> Result<Folder> {
-        self.present()?;
-        let path = self.folder_path(folder)?;
-        let listed = self.inner.objects.list_with_delimiter(path.as_ref()).await;
-        let listed = listed.map_err(|error| self.listing_failure(folder, &error))?;
-        let mut folders: Vec<Key> =
-            listed.common_prefixes.iter().filter_map(|path| self.key_of(path)).collect();
-        folders.sort_unstable();
-        Ok(Folder { folders, objects: self.infos(&listed.objects) })
-    }
-
-    /// The objects directly in `folder` whose names start with `name_prefix`, in the keys' order.
-    pub async fn list_starting(&self, folder: &Key, name_prefix: &str) -> Result<Vec<ObjectInfo>> {
-        let Some(Pages(pages)) = &self.inner.pages else {
-            let mut objects = self.list_folder(folder).await?.objects;
-            objects.retain(|object| object.key.name().starts_with(name_prefix));
-            return Ok(objects);
-        };
-        let folder_path = self.inner.prefix.join(folder);
-        let prefix = match folder_path.is_root() {
-            true => name_prefix.to_owned(),
-            false => format!("{folder_path}/{name_prefix}"),
-        };
-        let mut objects = Vec::new();
-        let mut page_token = None;
-        loop {
-            let options = PaginatedListOptions {
-                delimiter: Some("/".into()),
-                page_token,
-                ..PaginatedListOptions::default()
-            };
-            let page = pages.list_paginated(Some(&prefix), options).await;
-            let page = page.map_err(|error| self.listing_failure(folder, &error))?;
-            objects.extend(page.result.objects);
-            page_token = page.page_token;
-            if page_token.is_none() {
-                return Ok(self.infos(&objects));
-            }
-        }
     }
 
     /// Removes an object; fine if it does not exist. Removals become durable in the order in which they
@@ -328,13 +273,6 @@ impl Store {
         Key::new(key.below(&self.inner.prefix)?).ok()
     }
 
-    fn infos(&self, objects: &[ObjectMeta]) -> Vec<ObjectInfo> {
-        let known = objects.iter().filter_map(|meta| Some(info(self.key_of(&meta.location)?, meta)));
-        let mut infos: Vec<ObjectInfo> = known.collect();
-        infos.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        infos
-    }
-
     fn failure(&self, key: &Key, error: &object_store::Error) -> Error {
         classify(&self.what(key), error)
     }
@@ -344,16 +282,6 @@ impl Store {
         match self.failure(key, error) {
             Error::Absent { what } => {
                 Error::Unreachable { what, why: "the store answered a write with \"not found\"".into() }
-            }
-            error => error,
-        }
-    }
-
-    /// A listing is never absent: an empty folder is an empty list.
-    fn listing_failure(&self, folder: &Key, error: &object_store::Error) -> Error {
-        match self.failure(folder, error) {
-            Error::Absent { what } => {
-                Error::Refused { what, why: "the store answered a listing with \"not found\"".into() }
             }
             error => error,
         }
@@ -371,23 +299,6 @@ impl Store {
             self.see_bucket().await?;
         }
         Err(error)
-    }
-
-    /// Some stores answer for a missing bucket as for a missing object. A listing tells them apart; once is
-    /// enough.
-    async fn see_bucket(&self) -> Result<()> {
-        let Some(Pages(pages)) = &self.inner.pages else { return Ok(()) };
-        if self.inner.bucket_seen.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        // Within the prefix: credentials may not reach further.
-        let prefix = format!("{}/", self.inner.prefix);
-        let prefix = (!self.inner.prefix.is_root()).then_some(prefix.as_str());
-        let options = PaginatedListOptions { max_keys: Some(1), ..PaginatedListOptions::default() };
-        let listed = pages.list_paginated(prefix, options).await;
-        listed.map_err(|error| self.listing_failure(&Key::root(), &error))?;
-        self.inner.bucket_seen.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
     /// An error if a directory is no longer the one that was opened. One system call: no need for a thread.

@@ -112,6 +112,15 @@ impl Branch {
         Ok(listing.timelines.remove(&timeline).unwrap_or_default())
     }
 
+    /// The timelines of which a history file is stored, ascending.
+    pub async fn history_timelines(&self) -> Result<Vec<TimelineId>> {
+        let files = self.store().list_folder(&self.key(&wal_folder())).await?.objects;
+        let (_, mut timelines) = WalListing::collect(self.root(), &files);
+        timelines.sort_unstable();
+        timelines.dedup();
+        Ok(timelines)
+    }
+
     /// Where the newest WAL of a timeline ends: a whole segment's end, or a tail's. By names only; what lies
     /// before may have holes. `None` if there is none.
     pub async fn newest_wal(&self, timeline: TimelineId) -> Result<Option<Lsn>> {

@@ -6,12 +6,15 @@ mod listing;
 mod names;
 mod segment;
 mod tail;
+mod tail_file;
 
 pub use epoch::EpochFacts;
 pub use file::HistoryFile;
 pub use listing::{TimelineWal, WalListing};
 pub use names::{Epoch, FragmentName};
+pub(crate) use names::{WalObject, parse_epoch};
 pub use tail::Tail;
+pub use tail_file::TailEnd;
 
 /// Whether something had to be stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -71,7 +71,7 @@ impl FragmentName {
 
 /// An object under `wal/`, by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum WalObject {
+pub(crate) enum WalObject {
     Segment(SegmentName, Digest),
     Fragment(FragmentName),
     /// A history, partial or backup file.
@@ -80,7 +80,7 @@ pub(super) enum WalObject {
 
 impl WalObject {
     /// `None` for what is not exactly a name of ours.
-    pub(super) fn parse(key: &Key) -> Option<Self> {
+    pub(crate) fn parse(key: &Key) -> Option<Self> {
         let parts: Vec<&str> = key.parts().collect();
         let parsed = match parts[..] {
             ["wal", name] => {
@@ -119,6 +119,11 @@ impl WalObject {
             Self::File(file, digest) => wal_folder().child(format_args!("{file}-{digest}")),
         }
     }
+}
+
+/// The epoch that an object begins, by its key below the branch.
+pub(crate) fn parse_epoch(key: &Key) -> Option<Epoch> {
+    key.below(&Epoch::folder())?.parse().ok()
 }
 
 /// `wal`

@@ -29,7 +29,7 @@ const IN_FLIGHT: usize = 8;
 
 /// A fragment may be removed while it is read: its segment has become whole, or it was merged. Then look
 /// again, so often at most.
-const LOOKS: usize = 5;
+pub(super) const LOOKS: usize = 5;
 
 impl Branch {
     /// Stores bytes `from..to` of a segment. When this returns they are durable: they are stored under a name
@@ -79,7 +79,10 @@ impl Branch {
         Ok(self.read_fragment_at(fragment).await?.0)
     }
 
-    async fn read_fragment_at(&self, fragment: &FragmentName) -> Result<(Bytes, Option<ServerTime>)> {
+    pub(super) async fn read_fragment_at(
+        &self,
+        fragment: &FragmentName,
+    ) -> Result<(Bytes, Option<ServerTime>)> {
         let length = fragment.to - fragment.from;
         let name = fragment.key();
         let (header, content) = self.get_sealed(Kind::Fragment, &name, length.into()).await?;
@@ -160,7 +163,7 @@ impl Branch {
 
 /// For each epoch that holds the segment's first byte: the fragments that reach furthest from there without a
 /// hole, as few as possible, so that larger ones are preferred to those that were merged into them.
-fn runs(fragments: &[FragmentName]) -> BTreeMap<Epoch, Vec<FragmentName>> {
+pub(super) fn runs(fragments: &[FragmentName]) -> BTreeMap<Epoch, Vec<FragmentName>> {
     let mut epochs: BTreeMap<Epoch, Vec<FragmentName>> = BTreeMap::new();
     for fragment in fragments {
         epochs.entry(fragment.epoch).or_default().push(*fragment);

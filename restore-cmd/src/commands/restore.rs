@@ -10,12 +10,14 @@ use proto::config::Config;
 use proto::{Lsn, SystemId};
 use repository::Branch;
 use repository::backup::BackupLabel;
-use restore::execute::{Existing, Outcome, check, execute};
+use repository::catalogue::Inventory;
+use restore::execute::{Existing, Outcome, check, execute, survey};
 use restore::plan::{
     Archive, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TargetName, TargetTime, TimeError,
-    TimelineChoice, check_time, gather, plan,
+    TimelineChoice, check_room, check_time, choose, plan,
 };
 use restore::program::{GlobalArgs, Progress, config_file, failure, load};
+use restore::reach::last_record;
 
 /// Restore a backup into a data directory, ready to recover to a target
 #[derive(clap::Args, Debug)]
@@ -47,6 +49,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "OLD=NEW")]
     tablespace: Vec<TablespaceArg>,
 
+    /// Keep what is right of this cluster's data directory in DIR, fetch the rest, remove what is foreign; also goes on with
+    /// a restore that was cut off
+    #[arg(long, conflicts_with = "force")]
+    delta: bool,
+
     /// Remove the data directory that is in DIR first; nothing else is ever removed
     #[arg(long)]
     force: bool,
@@ -67,7 +74,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER")]
     system_id: Option<SystemId>,
 
-    /// Print the plan and change nothing
+    /// Restore even where the file systems do not seem to have room enough, as where they compress
+    #[arg(long)]
+    no_space_check: bool,
+
+    /// Print the plan, say whether it can be carried out, and change nothing
     #[arg(long)]
     dry_run: bool,
 
@@ -150,36 +161,46 @@ impl FromStr for TablespaceArg {
 pub(crate) fn run(global: &GlobalArgs, args: &Args) -> Result<()> {
     let config = load(global)?;
     let options = options(args)?;
-    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     if !args.dry_run {
         check_user()?;
-        // Before anything is asked of the repository. Tablespaces are looked at with the plan.
+        // Before anything is asked of the repository. Tablespaces are looked at with the plan, and whose files these are.
+        let existing = if args.force || args.delta { Existing::Replace } else { Existing::Refuse };
         check(&options.pgdata, existing, &[])?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(restore(global, args, &config, &options, existing))
+    runtime.block_on(restore(global, args, &config, &options))
 }
 
-async fn restore(
-    global: &GlobalArgs,
-    args: &Args,
-    config: &Config,
-    options: &Options,
-    existing: Existing,
-) -> Result<()> {
+async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Options) -> Result<()> {
     let branch = super::open_branch(config, args.system_id).await?;
-    let gathered = gather(&branch).await?;
-    let choice = gathered.choose(options)?;
-    let wal_end_time = gathered.wal_end_time(&branch, &choice).await?;
+    let existing = match (args.force, args.delta) {
+        (true, _) => Existing::Replace,
+        (_, true) => Existing::Delta(branch.system_id()),
+        _ => Existing::Refuse,
+    };
+    let inventory = Inventory::load(&branch).await?;
+    for backup in &inventory.unreadable {
+        tracing::warn!("backup {} cannot be used: {}", backup.label, backup.error);
+    }
+    let mut choice = choose(&inventory, options)?;
+    let wal_end_time = inventory.time_before(&branch, choice.lineage.timeline(), choice.wal_end).await?;
     check_time(&choice, options, wal_end_time)?;
+    choice.last_record = last_record(&branch, &inventory, &choice, options).await?;
     let backup = branch.backup(&choice.backup.label).await?;
     let manifest = branch.read_manifest(&backup).await?;
     let fetch = fetch_command(global, config, &branch)?;
-    let plan = plan(&choice, wal_end_time, &manifest, options, &fetch)?;
+    let mut plan = plan(&choice, wal_end_time, &manifest, options, &fetch)?;
+    plan.places = survey(&plan.places, existing)?;
     if args.dry_run {
-        return print(args, &plan, None);
+        print(args, &plan, None)?;
     }
     check(&plan.pgdata, existing, &plan.tablespaces)?;
+    if !args.no_space_check {
+        check_room(&plan.places)?;
+    }
+    if args.dry_run {
+        return Ok(());
+    }
     if !args.json {
         print!("{plan}");
     }
@@ -296,6 +317,10 @@ fn print(args: &Args, plan: &Plan, outcome: Option<&Outcome>) -> Result<()> {
         outcome.copied_in.as_secs_f64(),
         outcome.restored_in.as_secs_f64()
     );
+    if outcome.kept_bytes > 0 {
+        let (kept, read) = (HumanBytes(outcome.kept_bytes), HumanBytes(outcome.read_bytes));
+        println!("kept         {kept} that were there already; {read} were read");
+    }
     println!("next         start the server: pg_ctl -D {} start", plan.pgdata.display());
     Ok(())
 }

@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use repository::manifest::SafePath;
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 /// Open parent directories that are kept at hand.
@@ -126,6 +128,27 @@ impl Beneath {
         Ok(file)
     }
 
+    /// Takes a file that is there, gives it that length, and makes zeros of `holes`. Whether there was one that could be
+    /// taken.
+    pub(super) fn adopt(&self, path: &SafePath, size: u64, holes: &[Range<u64>]) -> io::Result<bool> {
+        let file = match self.open(path, OFlags::RDWR) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            // Not ours to write, or no file: made anew.
+            Err(_) => return self.remove(path).map(|()| false),
+        };
+        rustix::fs::ftruncate(&file, size)?;
+        for hole in holes {
+            zero(&file, hole.clone())?;
+        }
+        Ok(true)
+    }
+
+    /// Opens a file that is there, to read it.
+    pub(super) fn read(&self, path: &SafePath) -> io::Result<File> {
+        self.open(path, OFlags::RDONLY)
+    }
+
     /// Opens a file that [`Beneath::create`] has made.
     pub(super) fn reopen(&self, path: &SafePath) -> io::Result<File> {
         self.open(path, OFlags::WRONLY)
@@ -158,6 +181,24 @@ impl Beneath {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Makes zeros of a range of a file, without taking room for them where the file system can.
+fn zero(file: &File, range: Range<u64>) -> io::Result<()> {
+    static PIECE: [u8; 64 << 10] = [0; 64 << 10];
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(file, flags, range.start, range.end - range.start) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let mut at = range.start;
+            while at < range.end {
+                let length = ((range.end - at) as usize).min(PIECE.len());
+                file.write_all_at(&PIECE[..length], at)?;
+                at += length as u64;
+            }
+            Ok(())
+        }
+        other => Ok(other?),
     }
 }
 

@@ -8,6 +8,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use proto::SystemId;
+use proto::control::ControlFile;
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, test_kill_process};
 
@@ -18,8 +20,16 @@ use crate::program::failure;
 /// Stands in a directory from the beginning of a restore to its end: what has it is ours, and not whole.
 pub(super) const UNFINISHED: &str = "walkeep-restore-unfinished";
 
-const UNFINISHED_TEXT: &str = "A restore into this directory has begun and has not ended. \
-    It cannot be started; restore again with --force.\n";
+/// What the mark says. Its last words tell whose files they are.
+fn unfinished_text(system_id: SystemId) -> String {
+    format!(
+        "A restore into this directory has begun and has not ended. It cannot be started.\n\
+         Restore again, with --delta to go on from here, or with --force to begin anew.\n\
+         {SYSTEM}{system_id}\n"
+    )
+}
+
+const SYSTEM: &str = "System identifier: ";
 
 /// Whether a directory with a cluster in it may be emptied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +38,8 @@ pub enum Existing {
     Refuse,
     /// It may hold a data directory, which goes.
     Replace,
+    /// It may hold the data directory of this cluster, of which stays what is right.
+    Delta(SystemId),
 }
 
 /// A directory that was found fit, or is not there yet. Nothing was changed.
@@ -94,9 +106,10 @@ fn check_contents(pgdata: &Path, existing: Existing, names: &[String]) -> Result
     let cluster = names.iter().any(|name| name == "PG_VERSION" || name == UNFINISHED);
     match (existing, cluster) {
         (Existing::Replace, true) => Ok(()),
+        (Existing::Delta(wanted), true) => check_cluster(pgdata, wanted),
         (Existing::Refuse, true) => Err(failure(
             format!("the directory {} holds a data directory already", pgdata.display()),
-            "restore into an empty directory, or give --force: what is there is then removed first",
+            "restore into an empty directory, or give --delta to keep what is right of it, or --force to remove it first",
         )),
         (_, false) => Err(failure(
             format!("the directory {} is not empty and is no data directory", pgdata.display()),
@@ -105,18 +118,51 @@ fn check_contents(pgdata: &Path, existing: Existing, names: &[String]) -> Result
     }
 }
 
+/// Whose files they are is told by the mark of a restore that was cut off, else by `pg_control`.
+fn check_cluster(pgdata: &Path, wanted: SystemId) -> Result<()> {
+    let marked = fs::read_to_string(pgdata.join(UNFINISHED)).ok();
+    let found = match &marked {
+        Some(text) => {
+            text.lines().find_map(|line| line.strip_prefix(SYSTEM)).and_then(|number| number.parse().ok())
+        }
+        None => fs::read(pgdata.join("global/pg_control"))
+            .ok()
+            .and_then(|content| ControlFile::parse(&content).ok())
+            .map(|control| control.system_id),
+    };
+    let hint = "restore into an empty directory, or give --force: what is there is then removed first";
+    match found {
+        Some(found) if found == wanted => Ok(()),
+        Some(found) => Err(failure(
+            format!("the directory {} belongs to cluster {found}, not to {wanted}", pgdata.display()),
+            hint,
+        )),
+        None => Err(failure(
+            format!("nobody can tell to which cluster the directory {} belongs", pgdata.display()),
+            hint,
+        )),
+    }
+}
+
 /// A directory that is ours until the end. Dropping it lets the lock go.
 pub(super) struct Target {
     pub(super) beneath: Beneath,
+    /// Whether what it holds may stay.
+    pub(super) keeps: bool,
     /// The open directory bears the lock.
     _lock: OwnedFd,
 }
 
-/// Makes the directory and the tablespaces' ready: there, empty but for the mark, and locked.
+/// Makes the directory and the tablespaces' ready: there, locked, marked, and empty but for what `--delta` may keep.
 ///
 /// # Errors
 /// As [`check`], which is done again under the lock; or a directory cannot be made or emptied.
-pub(super) fn prepare(pgdata: &Path, existing: Existing, tablespaces: &[TablespaceMove]) -> Result<Target> {
+pub(super) fn prepare(
+    pgdata: &Path,
+    existing: Existing,
+    tablespaces: &[TablespaceMove],
+    system_id: SystemId,
+) -> Result<Target> {
     check(pgdata, existing, tablespaces)?;
     let root = make(pgdata)?;
     let lock = root.try_clone().context("cannot keep the directory open")?;
@@ -128,19 +174,20 @@ pub(super) fn prepare(pgdata: &Path, existing: Existing, tablespaces: &[Tablespa
     }
     check(pgdata, existing, tablespaces)?;
     let mark = || format!("cannot write into the directory {}", pgdata.display());
-    fs::write(pgdata.join(UNFINISHED), UNFINISHED_TEXT).with_context(mark)?;
+    fs::write(pgdata.join(UNFINISHED), unfinished_text(system_id)).with_context(mark)?;
     File::open(pgdata).and_then(|directory| directory.sync_all()).with_context(mark)?;
     // First what lets a server start.
     remove(&pgdata.join("global/pg_control"))?;
     remove(&pgdata.join("PG_VERSION"))?;
-    empty(pgdata, |name| name != UNFINISHED)?;
+    let keeps = matches!(existing, Existing::Delta(_));
+    empty(pgdata, |name| !keeps && name != UNFINISHED)?;
     let mut spaces = BTreeMap::new();
     for space in tablespaces.iter().filter(|space| !space.in_place) {
         let opened = make(&space.to)?;
-        empty(&space.to, is_version_folder)?;
+        empty(&space.to, |name| !keeps && is_version_folder(name))?;
         spaces.insert(space.oid, opened);
     }
-    Ok(Target { beneath: Beneath::new(root, spaces), _lock: lock })
+    Ok(Target { beneath: Beneath::new(root, spaces), keeps, _lock: lock })
 }
 
 fn make(directory: &Path) -> Result<OwnedFd> {
@@ -161,7 +208,7 @@ fn empty(directory: &Path, goes: impl Fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
-fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
@@ -183,13 +230,14 @@ mod tests {
         check(pgdata, existing, &[]).unwrap_err().to_string()
     }
 
+    /// LESSONS 31
     #[test]
     fn only_data_directories_are_emptied() {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("letter"), "dear").unwrap();
         for existing in [Existing::Refuse, Existing::Replace] {
             assert!(refusal(home.path(), existing).contains("no data directory"));
-            assert!(prepare(home.path(), existing, &[]).is_err());
+            assert!(prepare(home.path(), existing, &[], SystemId(7)).is_err());
         }
         assert!(home.path().join("letter").exists());
     }
@@ -202,16 +250,17 @@ mod tests {
         fs::create_dir_all(home.path().join("base/5")).unwrap();
         std::os::unix::fs::symlink(outside.path(), home.path().join("link")).unwrap();
         assert!(refusal(home.path(), Existing::Refuse).contains("already"));
-        let target = prepare(home.path(), Existing::Replace, &[]).unwrap();
+        let target = prepare(home.path(), Existing::Replace, &[], SystemId(7)).unwrap();
         assert_eq!(entries(home.path()).unwrap().unwrap(), [UNFINISHED]);
         assert!(outside.path().join("kept").exists());
         // While it is ours nobody else may have it; afterwards the mark lets --force go on.
-        assert!(prepare(home.path(), Existing::Replace, &[]).is_err());
+        assert!(prepare(home.path(), Existing::Replace, &[], SystemId(7)).is_err());
         drop(target);
-        assert!(prepare(home.path(), Existing::Refuse, &[]).is_err());
-        assert!(prepare(home.path(), Existing::Replace, &[]).is_ok());
+        assert!(prepare(home.path(), Existing::Refuse, &[], SystemId(7)).is_err());
+        assert!(prepare(home.path(), Existing::Replace, &[], SystemId(7)).is_ok());
     }
 
+    /// LESSONS 31
     #[test]
     fn a_running_server_is_never_touched() {
         let home = tempfile::tempdir().unwrap();
@@ -232,7 +281,11 @@ mod tests {
         assert!(check(home.path(), Existing::Replace, &spaces).is_ok());
         fs::write(space.path().join("PG_notes"), "").unwrap();
         assert!(
-            prepare(home.path(), Existing::Replace, &spaces).err().unwrap().to_string().contains("PG_notes")
+            prepare(home.path(), Existing::Replace, &spaces, SystemId(7))
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("PG_notes")
         );
         assert!(space.path().join("PG_15_202209061/5").exists());
     }
@@ -242,7 +295,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         let home = tempfile::tempdir().unwrap();
         let pgdata = home.path().join("a/b");
-        prepare(&pgdata, Existing::Refuse, &[]).unwrap();
+        prepare(&pgdata, Existing::Refuse, &[], SystemId(7)).unwrap();
         assert_eq!(pgdata.metadata().unwrap().mode() & 0o777, 0o700);
     }
 }

@@ -1,5 +1,6 @@
 //! The files of a backup while their bytes arrive.
 
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
@@ -39,6 +40,8 @@ pub(super) struct Restored {
     pub(super) mtime: i64,
     /// Whether it is written last.
     held: bool,
+    /// What no extent covers.
+    holes: Box<[Range<u64>]>,
     /// By the manifest.
     crc: Option<u32>,
     state: Mutex<State>,
@@ -51,6 +54,8 @@ struct State {
     pages: Option<PageCheck>,
     /// The content of a file that is written last.
     held: Option<Vec<u8>>,
+    /// Whether it was there before the restore: what is in it may be right.
+    adopted: bool,
     /// The CRC-32C of the whole, once it is here and right.
     checked: Option<u32>,
 }
@@ -98,6 +103,11 @@ fn is_left_out(path: &SafePath) -> bool {
     LEFT_OUT.contains(&path.as_bytes())
 }
 
+/// Whether a file is not written while its bytes come, or not at all.
+pub(super) fn is_written_last(entry: &Entry) -> bool {
+    is_held(entry) || is_left_out(entry.path())
+}
+
 impl Files {
     /// From the manifest: the files, and what is wanted of each pack, ascending.
     ///
@@ -119,9 +129,13 @@ impl Files {
                     "restore another backup with --backup",
                 ));
             }
-            let mut remaining = 0;
+            let (mut remaining, mut end, mut holes) = (0, 0, Vec::new());
             for extent in extents {
                 remaining += extent.length;
+                if end < extent.file_offset {
+                    holes.push(end..extent.file_offset);
+                }
+                end = extent.file_offset + extent.length;
                 let want = Want {
                     pack_offset: extent.pack_offset,
                     length: extent.length,
@@ -132,28 +146,38 @@ impl Files {
                 pack.with_context(|| format!("file {path} lies in a pack that the manifest does not name"))?
                     .push(want);
             }
+            if end < *size {
+                holes.push(end..*size);
+            }
             let state = State {
                 remaining,
                 crc: PieceCrc::default(),
                 pages: start.and_then(|start| PageCheck::of(path.as_bytes(), start)),
                 held: held.then(|| vec![0; *size as usize]),
+                adopted: false,
                 checked: None,
             };
             let (path, state) = (path.clone(), Mutex::new(state));
-            files.push(Restored { path, size: *size, mode: *mode, mtime: *mtime, held, crc: *crc32c, state });
+            let (size, mode, mtime, crc, holes) = (*size, *mode, *mtime, *crc32c, holes.into());
+            files.push(Restored { path, size, mode, mtime, held, holes, crc, state });
         }
         wants.iter_mut().for_each(|wants| wants.sort_unstable());
         let known_damage = manifest.head.damaged_pages.clone();
         Ok((Self { files, damage: Mutex::default(), known_damage }, wants))
     }
 
-    /// Makes every file with its length. Those without content are whole then.
-    pub(super) fn create(&self, beneath: &Beneath) -> Result<()> {
+    /// Makes every file with its length, or takes the one that is there if `adopt` says so. Those without content are
+    /// whole then.
+    pub(super) fn create(&self, beneath: &Beneath, adopt: bool) -> Result<()> {
         for file in &self.files {
             let mut state = lock(&file.state);
             if state.held.is_none() {
-                let made = beneath.create(&file.path, file.size);
-                made.with_context(|| format!("cannot make the file {}", file.path))?;
+                let cannot = || format!("cannot make the file {}", file.path);
+                state.adopted =
+                    adopt && beneath.adopt(&file.path, file.size, &file.holes).with_context(cannot)?;
+                if !state.adopted {
+                    beneath.create(&file.path, file.size).with_context(cannot)?;
+                }
             }
             if state.remaining == 0 {
                 self.complete(file, &mut state, beneath)?;
@@ -179,9 +203,31 @@ impl Files {
         Ok(placed)
     }
 
+    /// Reads what is in a file that was there before the restore. `None` if it was not, or cannot be read.
+    pub(super) fn read_back(
+        &self,
+        beneath: &Beneath,
+        file: usize,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Option<()> {
+        let file = &self.files[file];
+        if !lock(&file.state).adopted {
+            return None;
+        }
+        beneath.read(&file.path).and_then(|open| open.read_exact_at(into, offset)).ok()
+    }
+
+    /// These bytes are where they belong already.
+    pub(super) fn count(&self, beneath: &Beneath, file: usize, offset: u64, piece: &[u8]) -> Result<()> {
+        let file = &self.files[file];
+        self.come(beneath, file, &mut lock(&file.state), offset, piece)
+    }
+
     fn write(&self, beneath: &Beneath, file: usize, offset: u64, piece: &[u8]) -> Result<()> {
         let file = &self.files[file];
         let mut state = lock(&file.state);
+        let adopted = state.adopted;
         match &mut state.held {
             Some(held) => {
                 let (from, to) = (offset as usize, offset as usize + piece.len());
@@ -190,17 +236,38 @@ impl Files {
                 room.copy_from_slice(piece);
             }
             None => {
-                let write = || beneath.reopen(&file.path)?.write_all_at(piece, offset);
+                let write = || {
+                    let open = beneath.reopen(&file.path)?;
+                    if adopted {
+                        return open.write_all_at(piece, offset);
+                    }
+                    // A file that was just made is zeros, without room taken for them.
+                    runs_of_content(piece)
+                        .into_iter()
+                        .try_for_each(|run| open.write_all_at(&piece[run.clone()], offset + run.start as u64))
+                };
                 write().with_context(|| format!("cannot write the file {}", file.path))?;
             }
         }
+        self.come(beneath, file, &mut state, offset, piece)
+    }
+
+    /// Bytes are where they belong.
+    fn come(
+        &self,
+        beneath: &Beneath,
+        file: &Restored,
+        state: &mut State,
+        offset: u64,
+        piece: &[u8],
+    ) -> Result<()> {
         state.crc.add(offset, piece);
         if let Some(pages) = &mut state.pages {
             pages.add(offset, piece);
         }
         state.remaining = state.remaining.saturating_sub(piece.len() as u64);
         if state.remaining == 0 {
-            self.complete(file, &mut state, beneath)?;
+            self.complete(file, state, beneath)?;
         }
         Ok(())
     }
@@ -268,6 +335,23 @@ impl Files {
         let file = self.files.iter().find(|file| file.path.as_bytes() == path)?;
         Some((lock(&file.state).held.take()?, file))
     }
+}
+
+/// What has to be written of `piece`: all but zeros in runs of at least 64 KiB.
+fn runs_of_content(piece: &[u8]) -> Vec<Range<usize>> {
+    const HOLE: usize = 64 << 10;
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (number, part) in piece.chunks(HOLE).enumerate() {
+        let start = number * HOLE;
+        if part.iter().fold(0, |all, byte| all | byte) == 0 && part.len() == HOLE {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end += part.len(),
+            _ => runs.push(start..start + part.len()),
+        }
+    }
+    runs
 }
 
 fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {

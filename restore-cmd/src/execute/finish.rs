@@ -128,6 +128,8 @@ impl<'a> Finish<'a> {
     /// Writes a file of the last steps, and lists it in `backup_manifest` if that is to hold it.
     fn put(&mut self, path: &str, content: &[u8], mode: u32, mtime: Option<i64>, listed: bool) -> Result<()> {
         let safe = SafePath::new(path)?;
+        // A delta restore finds the file of the time before.
+        self.beneath.remove(&safe).with_context(|| format!("cannot replace the file {path}"))?;
         let written = self.beneath.write(&safe, content, mode, mtime);
         let file = written.with_context(|| format!("cannot write the file {path}"))?;
         file.sync_all().with_context(|| format!("cannot sync the file {path}"))?;

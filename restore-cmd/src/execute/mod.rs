@@ -3,28 +3,33 @@
 mod beneath;
 pub mod conf;
 mod crc;
+mod delta;
 mod directory;
 mod external;
 mod files;
 mod finish;
 mod pages;
+mod survey;
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::{TryStreamExt, stream};
 use repository::Branch;
 use repository::manifest::{Entry, Manifest, SafePath};
-use repository::pack::{PackEntry, PackReader};
+use repository::pack::PackReader;
 use serde::Serialize;
 
 pub use directory::{Existing, check};
 pub use files::Damage;
 use files::{Files, Want};
 use finish::Finish;
+pub use survey::survey;
 
 use crate::plan::{Plan, is_external};
 use crate::program::{Progress, failure};
@@ -41,6 +46,8 @@ pub struct Outcome {
     pub size_bytes: u64,
     /// Bytes read out of packs, raw.
     pub read_bytes: u64,
+    /// Bytes that were there already, and right.
+    pub kept_bytes: u64,
     /// How long the content took.
     #[serde(serialize_with = "seconds")]
     pub copied_in: Duration,
@@ -60,7 +67,7 @@ fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok
 /// Restores the backup's files and makes them a cluster that recovers as planned.
 ///
 /// When this returns, all of it is durable. When it fails, the directory is left without `pg_control` and
-/// `PG_VERSION`: no server starts on it.
+/// `PG_VERSION`: no server starts on it, and [`Existing::Delta`] goes on from there.
 ///
 /// # Errors
 /// The directory must not be touched, or cannot be written; an object is missing or damaged (it is named).
@@ -73,7 +80,7 @@ pub async fn execute(
     progress: &Progress,
 ) -> Result<Outcome> {
     let begun = Instant::now();
-    let target = directory::prepare(&plan.pgdata, existing, &plan.tablespaces)?;
+    let target = directory::prepare(&plan.pgdata, existing, &plan.tablespaces, plan.system_identifier)?;
     let restored = run(branch, manifest, plan, target, jobs, progress, begun).await;
     restored.map_err(|error| unfinished(error, &plan.pgdata))
 }
@@ -95,6 +102,7 @@ async fn run(
     progress: &Progress,
     begun: Instant,
 ) -> Result<Outcome> {
+    let keeps = target.keeps;
     let target = Arc::new(target);
     let (files, wants) = Files::of(&manifest)?;
     let files = Arc::new(files);
@@ -102,20 +110,34 @@ async fn run(
     {
         let (target, files, manifest) = (target.clone(), files.clone(), manifest.clone());
         let outside: Vec<u32> = plan.tablespaces.iter().filter(|s| !s.in_place).map(|s| s.oid).collect();
+        let (pgdata, spaces) = (plan.pgdata.clone(), plan.tablespaces.clone());
         blocking(move || {
+            if keeps {
+                let removed = delta::sweep(&pgdata, &spaces, &manifest)?;
+                tracing::info!("removed {removed} entries that are not the backup's");
+            }
             make_directories(&target, &manifest, &outside)?;
             finish::make_folders(&target.beneath)?;
-            files.create(&target.beneath)
+            files.create(&target.beneath, keeps)
         })
         .await?;
     }
-    let total = wants.iter().flatten().map(|want| want.length).sum();
+    let total: u64 = wants.iter().flatten().map(|want| want.length).sum();
+    let kept = AtomicU64::new(0);
     progress.set_total(total);
     let at_once = jobs.clamp(1, MOST_PACKS);
     let packs = manifest.packs.iter().zip(wants).filter(|(_, wants)| !wants.is_empty());
     stream::iter(packs.map(Ok))
         .try_for_each_concurrent(at_once, |(pack, wants)| {
-            read_pack(branch, pack, wants, &files, &target, jobs.div_ceil(at_once), progress)
+            let (files, target, kept) = (&files, &target, &kept);
+            async move {
+                let reader = PackReader::open(branch, pack).await.map_err(damaged)?;
+                let wants = match keeps {
+                    true => keep(&reader, wants, files, target, kept, progress).await?,
+                    false => wants,
+                };
+                read_pack(reader, wants, files, target, jobs.div_ceil(at_once), progress).await
+            }
         })
         .await?;
     let copied_in = begun.elapsed();
@@ -133,7 +155,8 @@ async fn run(
     Ok(Outcome {
         files: files.files.len() as u64,
         size_bytes: files.files.iter().map(|file| file.size).sum(),
-        read_bytes: total,
+        read_bytes: total - kept.load(Relaxed),
+        kept_bytes: kept.load(Relaxed),
         copied_in,
         restored_in: begun.elapsed(),
         damage: files.damage(),
@@ -174,21 +197,39 @@ fn make_directories(target: &directory::Target, manifest: &Manifest, outside: &[
     Ok(())
 }
 
+fn damaged(error: repository::Error) -> anyhow::Error {
+    let hint = error.hint().unwrap_or("restore another backup with --backup").to_owned();
+    failure(format!("cannot read the backup: {error}"), hint)
+}
+
+/// What is not there yet of what is wanted of a pack.
+async fn keep(
+    reader: &PackReader,
+    wants: Vec<Want>,
+    files: &Arc<Files>,
+    target: &Arc<directory::Target>,
+    kept: &AtomicU64,
+    progress: &Progress,
+) -> Result<Vec<Want>> {
+    progress.step("looking at what is there");
+    let (files, target) = (files.clone(), target.clone());
+    let frames: Vec<_> = reader.frames().collect();
+    let (missing, bytes) = blocking(move || delta::keep(&frames, &wants, &files, &target.beneath)).await?;
+    kept.fetch_add(bytes, Relaxed);
+    progress.add(bytes);
+    Ok(missing)
+}
+
 /// Reads what is wanted of one pack, and puts it where it belongs.
 async fn read_pack(
-    branch: &Branch,
-    pack: &PackEntry,
+    reader: PackReader,
     wants: Vec<Want>,
     files: &Arc<Files>,
     target: &Arc<directory::Target>,
     jobs: usize,
     progress: &Progress,
 ) -> Result<()> {
-    let damaged = |error: repository::Error| {
-        let hint = error.hint().unwrap_or("restore another backup with --backup").to_owned();
-        failure(format!("cannot read the backup: {error}"), hint)
-    };
-    let mut frames = PackReader::read(branch, pack, &ranges(&wants), jobs).await.map_err(damaged)?;
+    let mut frames = reader.ranges(&ranges(&wants), jobs).map_err(damaged)?;
     let wants = Arc::new(wants);
     let mut first = 0;
     while let Some((offset, bytes)) = frames.try_next().await.map_err(damaged)? {

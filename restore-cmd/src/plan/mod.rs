@@ -1,14 +1,15 @@
 //! Deciding what a restore does, and proving beforehand that it can be done.
 //!
-//! Pure: [`gather`] alone asks the repository. A dry run is the [`Plan`], printed.
+//! Pure: what the repository holds is its [`Inventory`](repository::catalogue::Inventory). A dry run is the [`Plan`],
+//! printed.
 
 mod choose;
-mod gather;
+mod follow;
 mod options;
+mod room;
 mod settings;
 mod tablespaces;
 mod target;
-mod wal;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,16 +19,16 @@ use jiff::Timestamp;
 use proto::config::ClusterName;
 use proto::{Lsn, SystemId, TimelineId};
 use repository::backup::{BackupKind, BackupLabel};
+use repository::catalogue::Lineage;
 use repository::manifest::{EXTERNAL_PREFIX, Entry, Manifest};
 use serde::Serialize;
 
-pub use choose::{Choice, Holdings, Refusal, check_time, choose};
-pub use gather::{Gathered, gather};
+pub use choose::{Choice, Refusal, check_time, choose};
 pub use options::{Archive, Options, TargetAction, TimelineChoice};
+pub use room::{Place, check_room};
 pub use settings::{FetchCommand, Signal, pins_timeline, settings};
 pub use tablespaces::{TablespaceMove, place, tablespace_map};
 pub use target::{RecoveryTarget, TargetName, TargetNameError, TargetTime, TimeError};
-pub use wal::{Leg, Lineage, WalMap};
 
 use crate::execute::conf::Setting;
 use options::lossy;
@@ -79,6 +80,8 @@ pub struct Plan {
     pub read_bytes: u64,
     /// Tablespaces.
     pub tablespaces: Vec<TablespaceMove>,
+    /// The places that it fills, and what they take.
+    pub places: Vec<Place>,
     /// What becomes of the server.
     pub signal: Signal,
     /// What goes into `postgresql.auto.conf`; `synchronous_standby_names` is added if the backup set it.
@@ -141,6 +144,7 @@ pub fn plan(
         size_bytes,
         packs: packs.into_iter().filter(|&used| used).count(),
         read_bytes,
+        places: room::places(manifest, &tablespaces, &options.pgdata),
         tablespaces,
         signal: if options.standby { Signal::Standby } else { Signal::Recovery },
         settings: settings(choice, options, fetch),
@@ -175,7 +179,11 @@ fn notices(choice: &Choice, wal_end_time: Option<Timestamp>, options: &Options) 
                 .to_owned(),
         );
     }
-    if matches!(options.target, RecoveryTarget::Time(_)) && wal_end_time.is_none() {
+    if let Some(record) = choice.last_record {
+        notices.push(format!(
+            "no transaction ended after the target: recovery ends with the last record that there is now, at {record}"
+        ));
+    } else if matches!(options.target, RecoveryTarget::Time(_)) && wal_end_time.is_none() {
         notices.push(
             "the repository does not know how far in time its WAL goes: if it ends before the target, the server \
              says so and stops"
@@ -218,7 +226,7 @@ impl fmt::Display for Plan {
         line("consistent", format!("from {}, {}", self.consistent_lsn, utc(self.consistent_time)))?;
         let understood = self.target_understood.as_ref().map(|how| format!(" ({how})")).unwrap_or_default();
         line("target", format!("{}{understood}", self.target))?;
-        let way: Vec<String> = self.lineage.legs().iter().map(|leg| leg.timeline.to_string()).collect();
+        let way: Vec<String> = self.lineage.parts().iter().map(|part| part.timeline.to_string()).collect();
         line("timeline", way.join(" → "))?;
         let time = self.wal_to_time.map(|time| format!(", {}", utc(time))).unwrap_or_default();
         line("WAL", format!("from {} to {}{time}, no hole", self.wal_from, self.wal_to))?;
@@ -231,6 +239,16 @@ impl fmt::Display for Plan {
                 false => format!(", now at {}", space.to.display()),
             };
             line("tablespace", format!("{} {}{moved}", space.oid, space.from.display()))?;
+        }
+        for place in &self.places {
+            let (path, needed) = (place.path.display(), HumanBytes(place.needed_bytes));
+            let free =
+                place.free_bytes.map(|free| format!(", {} free", HumanBytes(free))).unwrap_or_default();
+            line("room", format!("{path}: {needed} needed{free}"))?;
+            if place.removed_files > 0 {
+                let (files, bytes) = (place.removed_files, HumanBytes(place.removed_bytes));
+                line("removed", format!("{files} files, {bytes}, that are in {path} now"))?;
+            }
         }
         line("start with", self.signal.file_name().to_owned())?;
         for setting in &self.settings {

@@ -79,7 +79,9 @@ pub fn settings(choice: &Choice, options: &Options, fetch: &FetchCommand) -> Vec
     let mut settings = vec![Setting::new("restore_command", fetch.line(pinned))];
     let timeline = pinned.map_or_else(|| "latest".to_owned(), |timeline| timeline.to_string());
     settings.push(Setting::new("recovery_target_timeline", timeline));
+    let last_record = choice.last_record.map(|lsn| Setting::new("recovery_target_lsn", lsn.to_string()));
     let target = match &options.target {
+        RecoveryTarget::Time(_) if last_record.is_some() => last_record,
         RecoveryTarget::Latest => None,
         RecoveryTarget::Immediate => Some(Setting::new("recovery_target", "immediate")),
         RecoveryTarget::Time(time) => Some(Setting::new("recovery_target_time", time.setting())),
@@ -87,10 +89,10 @@ pub fn settings(choice: &Choice, options: &Options, fetch: &FetchCommand) -> Vec
         RecoveryTarget::Xid(xid) => Some(Setting::new("recovery_target_xid", xid.to_string())),
         RecoveryTarget::Name(name) => Some(Setting::new("recovery_target_name", name.as_str())),
     };
+    let exclusive = options.exclusive && choice.last_record.is_none();
     if let Some(target) = target {
         settings.push(target);
-        settings
-            .push(Setting::new("recovery_target_inclusive", if options.exclusive { "off" } else { "on" }));
+        settings.push(Setting::new("recovery_target_inclusive", if exclusive { "off" } else { "on" }));
         settings.push(Setting::new("recovery_target_action", options.action.to_string()));
     }
     if options.archive == Archive::Off {

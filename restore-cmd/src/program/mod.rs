@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub use load::{config_file, load};
 pub use logging::{LogFormat, init_logging};
 pub use progress::Progress;
-pub use report::{Failure, failure, report};
+pub use report::{Failure, failure, hint, report};
 
 /// The flags that every program takes.
 #[derive(clap::Args, Clone, Debug, Default)]

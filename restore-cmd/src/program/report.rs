@@ -61,8 +61,8 @@ fn causes(error: &anyhow::Error) -> Vec<String> {
     causes
 }
 
-/// The hint nearest to the top.
-fn hint(error: &anyhow::Error) -> Option<String> {
+/// What an operator can do about an error: the hint nearest to the top.
+pub fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let ours = cause.downcast_ref::<Failure>().map(|failure| failure.hint.clone());
         let plans = || cause.downcast_ref::<Refusal>().map(|refusal| refusal.hint.clone());

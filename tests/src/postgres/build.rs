@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
 use super::{Postgres, servers};
-use crate::{Installation, Output, World};
+use crate::{Certificates, Installation, Output, World};
 
 /// A cluster yet to be made.
 #[derive(Clone, Debug)]
@@ -58,6 +59,11 @@ impl Builder {
     pub fn hba(mut self, text: &str) -> Builder {
         self.hba = Some(text.to_owned());
         self
+    }
+
+    /// TLS with the certificate that is served.
+    pub fn tls(self, certificates: &Certificates) -> Builder {
+        certificates.settings().iter().fold(self, |builder, (name, value)| builder.conf(name, value))
     }
 
     /// Variables for the server's environment, and so for its archive_command.
@@ -173,6 +179,9 @@ impl Postgres {
         let mut copy = self.account.command(tool);
         copy.arg("-D").arg(&data).arg("-d").arg(self.conninfo()).args(["-R", "-c", "fast", "-X", "stream"]);
         Output::of(&mut copy)?.ok()?;
+        // A newer tool writes words that an older server's library does not know. The last setting counts.
+        let mut settings = fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf"))?;
+        writeln!(settings, "primary_conninfo = '{}'", self.conninfo())?;
         let standby = Postgres::adopt(&self.installation, world, name, &data)?.with_env(&self.environment);
         standby.start()?;
         Ok(Some(standby))

@@ -279,6 +279,8 @@ impl Drop for Postgres {
         if let Err(error) = self.kill9() {
             eprintln!("a server could not be killed: {error:#}");
         }
+        // The server's log has what archive-cmd, restore-cmd and `walkeep push` say.
+        crate::agent::no_panic(&self.log_text());
     }
 }
 

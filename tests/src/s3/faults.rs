@@ -30,6 +30,9 @@ pub struct Faults {
     stumbles: AtomicU64,
     requests: AtomicU64,
     injected: AtomicU64,
+    full: AtomicBool,
+    puts: AtomicU32,
+    most_puts: AtomicU32,
 }
 
 impl Faults {
@@ -66,6 +69,16 @@ impl Faults {
     /// `If-None-Match` of a put is not looked at, as some production stores do: the last writer wins, silently.
     pub fn ignore_conditions(&self, on: bool) {
         self.ignores_conditions.store(on, SeqCst);
+    }
+
+    /// Whatever would need room is answered with 507 InsufficientStorage.
+    pub fn full(&self, on: bool) {
+        self.full.store(on, SeqCst);
+    }
+
+    /// The most puts of objects that were under way at one moment, since this was last asked.
+    pub fn most_puts_at_once(&self) -> u32 {
+        self.most_puts.swap(0, SeqCst)
     }
 
     /// How many requests have come, the refused ones included.
@@ -113,6 +126,23 @@ impl S3Access for Rules {
     }
 }
 
+/// A put that is under way.
+struct Counted(Arc<Faults>);
+
+impl Counted {
+    fn of(faults: &Arc<Faults>) -> Counted {
+        let now = faults.puts.fetch_add(1, SeqCst) + 1;
+        faults.most_puts.fetch_max(now, SeqCst);
+        Counted(Arc::clone(faults))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.puts.fetch_sub(1, SeqCst);
+    }
+}
+
 /// The faults of the network between client and store.
 #[derive(Clone)]
 pub(super) struct Faulty {
@@ -135,6 +165,8 @@ impl hyper::service::Service<Request<Incoming>> for Faulty {
                 let turns = [&faults.unavailable, &faults.resets, &faults.cuts];
                 turns[(number / pitch % 3) as usize].store(1, SeqCst);
             }
+            let is_put = request.method() == Method::PUT;
+            let _counted = is_put.then(|| Counted::of(&faults));
             let delay = faults.latency_ms.load(SeqCst);
             if delay > 0 {
                 tokio::time::sleep(Duration::from_millis(delay)).await;
@@ -144,6 +176,9 @@ impl hyper::service::Service<Request<Incoming>> for Faulty {
             }
             if faults.take(&faults.unavailable) {
                 return Ok(error(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"));
+            }
+            if is_put && faults.full.load(SeqCst) {
+                return Ok(error(StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage"));
             }
             if dialect == Dialect::Google
                 && let Err((status, code)) = google::admit(request.headers_mut())

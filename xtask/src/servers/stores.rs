@@ -55,9 +55,17 @@ fn from_pypi(home: &Path) -> Result<()> {
 fn from_npm(home: &Path) -> Result<()> {
     succeed(Command::new("node").arg("--version")).context("azurite runs on node")?;
     let home = afresh(home, "azurite")?;
+    // A project of its own. With `--prefix` npm would look there for the machine's npmrc, too, and miss it.
+    fs::write(home.join("package.json"), "{}")?;
     let mut npm = Command::new("npm");
-    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]);
-    keep_whole(succeed(npm.arg(&home).arg(NODE)), &home)
+    npm.current_dir(&home).args([
+        "install",
+        "--loglevel=error",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+    ]);
+    keep_whole(succeed(npm.arg(NODE)), &home)
 }
 
 fn afresh(home: &Path, name: &str) -> Result<std::path::PathBuf> {

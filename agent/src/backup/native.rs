@@ -1,0 +1,182 @@
+//! Incremental backups by the server's own means (PostgreSQL 17 and later): it knows from its WAL summaries which
+//! blocks have changed, and reads and sends only those.
+//!
+//! What it does not send is the parent's, but not always: a relation that was truncated and extended again can have
+//! pages that no WAL record has ever named. The server leaves them out, and PostgreSQL's own combination of backups
+//! then takes the parent's old pages for them: deleted rows come back. So the parent's blocks count here only below
+//! the smallest length that the relation has had since, which the summaries tell ([`Limits`]); what lies above, and was
+//! not sent, is zeros, as it is on the server.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, ensure};
+use proto::client::ServerVersion;
+use proto::page::{self, Fork};
+use proto::{Lsn, TimelineId};
+use repository::manifest::ManifestHead;
+
+use super::facts::{Facts, Sql};
+
+/// The first version with WAL summaries.
+const FIRST: u32 = 17;
+
+/// The oldest minor release of each version whose summaries are relied on: earlier ones can miss changes of visibility
+/// maps, and stall or write impossible lengths.
+const SOUND: [(u32, u32); 2] = [(17, 11), (18, 6)];
+
+/// Blocks in a file of a relation.
+const SEGMENT_BLOCKS: u32 = super::pages::SEGMENT_BLOCKS;
+
+/// Whether the server can be asked for what changed since that backup; if not, why. `insisted`: the operator wants it
+/// of any version that can do it.
+pub fn possible(
+    version: ServerVersion,
+    facts: &Facts,
+    timeline: TimelineId,
+    parent: &ManifestHead,
+    insisted: bool,
+) -> Result<(), String> {
+    let (major, minor) = (version.major(), version.0 % 10_000);
+    if major < FIRST {
+        return Err(format!("PostgreSQL {major} keeps no summaries of its WAL: {FIRST} does"));
+    }
+    if facts.setting("summarize_wal") != Some("on") {
+        return Err("the server keeps no summaries of its WAL: `summarize_wal` is off".into());
+    }
+    let sound = SOUND.iter().find(|(of, _)| *of == major).is_none_or(|(_, oldest)| minor >= *oldest);
+    if !sound && !insisted {
+        return Err(format!("WAL summaries of PostgreSQL {version} have known faults"));
+    }
+    if parent.timeline != timeline || parent.stop_timeline != timeline {
+        return Err(format!("its timeline is {}, and the server is on {timeline}", parent.timeline));
+    }
+    if parent.server_manifest.is_none() {
+        return Err("the server's own manifest of it was not kept".into());
+    }
+    Ok(())
+}
+
+/// A fork of a relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct RelationFork {
+    tablespace: u32,
+    database: u32,
+    /// 0: all relations of the database.
+    relation: u32,
+    /// As PostgreSQL numbers them.
+    fork: u32,
+}
+
+const MAIN_FORK: u32 = 0;
+
+impl RelationFork {
+    /// Whose file that is, and which of its files.
+    fn of(path: &str) -> Option<(Self, u32)> {
+        const PG_DEFAULT: u32 = 1663;
+        const PG_GLOBAL: u32 = 1664;
+        let file = page::is_relation_file(path)?;
+        let parts: Vec<&str> = path.split('/').collect();
+        let (tablespace, database) = match parts.as_slice() {
+            ["global", _] => (PG_GLOBAL, 0),
+            ["base", database, _] => (PG_DEFAULT, database.parse().ok()?),
+            ["pg_tblspc", tablespace, _, database, _] => (tablespace.parse().ok()?, database.parse().ok()?),
+            _ => return None,
+        };
+        let fork = match file.fork {
+            Fork::Main => MAIN_FORK,
+            Fork::FreeSpaceMap => 1,
+            Fork::VisibilityMap => 2,
+            Fork::Init => 3,
+        };
+        Some((Self { tablespace, database, relation: file.number, fork }, file.segment_no))
+    }
+}
+
+/// The smallest length that each relation has had since the parent began, in blocks; of those that were truncated,
+/// dropped or made since.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Limits(HashMap<RelationFork, u32>);
+
+impl Limits {
+    /// Out of the server's summaries of the WAL from the parent's beginning to this backup's.
+    ///
+    /// # Errors
+    /// There is no summary of some of it, or this role may not see them.
+    pub async fn ask(sql: &Sql, timeline: TimelineId, from: Lsn, to: Lsn) -> anyhow::Result<Limits> {
+        let (summaries, limits) = sql.wal_summaries(timeline, from, to).await?;
+        let gap = gap(summaries, from, to);
+        ensure!(gap.is_none(), "there is no summary of the WAL from {} on", gap.unwrap_or(from));
+        let limits = limits.into_iter().map(|[relation, tablespace, database, fork, limit]| {
+            let number =
+                |number: u64| u32::try_from(number).context("a number in a WAL summary is too large");
+            let [relation, tablespace] = [number(relation)?, number(tablespace)?];
+            let [database, fork] = [number(database)?, number(fork)?];
+            Ok((RelationFork { tablespace, database, relation, fork }, number(limit)?))
+        });
+        Ok(Limits(limits.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// Below which block of that file the parent's blocks count.
+    pub fn of(&self, path: &str) -> u32 {
+        let Some((relation, segment)) = RelationFork::of(path) else { return 0 };
+        let database = RelationFork { relation: 0, fork: MAIN_FORK, ..relation };
+        let limits = [relation, database].into_iter().filter_map(|key| self.0.get(&key));
+        match limits.min() {
+            Some(limit) => limit.saturating_sub(segment.saturating_mul(SEGMENT_BLOCKS)),
+            None => u32::MAX,
+        }
+    }
+}
+
+/// The first position of `[from, to)` that no summary covers.
+fn gap(mut summaries: Vec<(Lsn, Lsn)>, from: Lsn, to: Lsn) -> Option<Lsn> {
+    summaries.sort_unstable();
+    let mut reached = from;
+    for (start, end) in summaries {
+        if start <= reached {
+            reached = reached.max(end);
+        }
+    }
+    (reached < to).then_some(reached)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lsns(ranges: &[(u64, u64)]) -> Vec<(Lsn, Lsn)> {
+        ranges.iter().map(|(start, end)| (Lsn(*start), Lsn(*end))).collect()
+    }
+
+    #[test]
+    fn every_byte_must_be_summarised() {
+        assert_eq!(gap(lsns(&[(20, 30), (5, 20)]), Lsn(10), Lsn(30)), None);
+        assert_eq!(gap(lsns(&[(5, 20), (20, 40)]), Lsn(10), Lsn(30)), None);
+        assert_eq!(gap(lsns(&[(5, 20), (21, 40)]), Lsn(10), Lsn(30)), Some(Lsn(20)));
+        assert_eq!(gap(lsns(&[(5, 20)]), Lsn(10), Lsn(30)), Some(Lsn(20)));
+        assert_eq!(gap(lsns(&[(15, 40)]), Lsn(10), Lsn(30)), Some(Lsn(10)));
+        assert_eq!(gap(vec![], Lsn(10), Lsn(10)), None);
+    }
+
+    #[test]
+    fn limits_are_those_of_the_file() {
+        let key =
+            |tablespace, database, relation, fork| RelationFork { tablespace, database, relation, fork };
+        let limits = Limits(HashMap::from([
+            (key(1663, 5, 16_384, 0), SEGMENT_BLOCKS + 10),
+            (key(1663, 5, 16_385, 2), 1),
+            (key(16_400, 7, 0, 0), 0),
+            (key(1664, 0, 1262, 0), 3),
+        ]));
+        assert_eq!(limits.of("base/5/16384"), SEGMENT_BLOCKS + 10);
+        assert_eq!(limits.of("base/5/16384.1"), 10);
+        assert_eq!(limits.of("base/5/16384.2"), 0);
+        assert_eq!(limits.of("base/5/16385"), u32::MAX);
+        assert_eq!(limits.of("base/5/16385_vm"), 1);
+        assert_eq!(limits.of("global/1262"), 3);
+        assert_eq!(limits.of("pg_tblspc/16400/PG_17_202406281/7/1259"), 0);
+        assert_eq!(limits.of("base/7/1259"), u32::MAX);
+        // Nothing is known of what is no relation: nothing of the parent's counts.
+        assert_eq!(limits.of("base/5/pg_filenode.map"), 0);
+    }
+}

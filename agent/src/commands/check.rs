@@ -1,0 +1,41 @@
+//! `walkeep check`: is this server protected?
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use restore::program::{GlobalArgs, load};
+
+use crate::check;
+
+/// The arguments of `walkeep check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    /// How long the WAL of the end-to-end proof may take to arrive in the repository
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+}
+
+/// `30s`, `2m`: as in the configuration file.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    Duration::try_from(duration).map_err(|error| error.to_string())
+}
+
+/// Looks at everything, prints what was found; exit code 1 if anything of it is an error.
+pub async fn run(global: &GlobalArgs, args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let config = load(global)?;
+    super::repository_url(&config)?;
+    let archive_command = super::init::wanted_archive_command(global)?;
+    let findings = Box::pin(check::examine(config, archive_command, args.timeout)).await?;
+    if args.json {
+        super::print_json(&findings)?;
+    } else {
+        super::print(&findings.text())?;
+    }
+    Ok(findings.exit_code())
+}

@@ -1,0 +1,258 @@
+//! `walkeep expire`: apply retention.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+use indicatif::HumanBytes;
+use jiff::Timestamp;
+use proto::SystemId;
+use repository::Repository;
+use repository::backup::BackupLabel;
+use repository::retention::{Plan, Removal, Survey, Swept, Verdict, Why};
+use restore::program::GlobalArgs;
+use serde::Serialize;
+
+use super::list::clock;
+
+/// The arguments of `walkeep expire`.
+#[derive(Debug, Args)]
+pub struct ExpireArgs {
+    /// Change nothing: show what stays and why, what would be condemned, and what would be deleted
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Needs the repository only, with the right to delete; so it can run elsewhere than on the database's host.
+pub async fn run(global: &GlobalArgs, args: ExpireArgs) -> anyhow::Result<ExitCode> {
+    let config = restore::program::load(global)?;
+    super::repository_url(&config)?;
+    let repository = Repository::from_config(&config).await?;
+    let cluster = config.cluster.clone().unwrap_or_default();
+    let newest = repository.only_branch(&cluster).await?.system_id();
+    let mut branches = Vec::new();
+    for system_id in repository.systems(&cluster).await? {
+        let branch = repository.branch(&cluster, system_id).await?;
+        let survey = match args.dry_run {
+            true => Survey::make_at(&branch, Timestamp::now()).await?,
+            false => Survey::make(&branch).await?,
+        };
+        let plan = Plan::new(&survey, config.retention.keep, config.retention.grace);
+        let swept = match args.dry_run {
+            true => None,
+            false => Some(branch.sweep(&survey, &plan).await?),
+        };
+        branches.push(Outcome::of(system_id, system_id == newest, &plan, swept.as_ref()));
+    }
+    let outcome = Expired { cluster: cluster.to_string(), dry_run: args.dry_run, branches };
+    if args.json {
+        super::print_json(&outcome)?;
+    } else {
+        super::print(&outcome.human())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `--json` prints. Keys are promised to users: none goes away.
+#[derive(Debug, Serialize)]
+struct Expired {
+    cluster: String,
+    dry_run: bool,
+    branches: Vec<Outcome>,
+}
+
+#[derive(Debug, Serialize)]
+struct Outcome {
+    system_identifier: SystemId,
+    /// Whether it is the one that the cluster has now.
+    current: bool,
+    /// The time that counts: the store's; on a dry run this computer's.
+    at: Timestamp,
+    grace_seconds: u64,
+    backups: Vec<Kept>,
+    removals: Vec<Gone>,
+    freed_bytes: u64,
+    held_back: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Kept {
+    label: BackupLabel,
+    kept: bool,
+    reasons: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Gone {
+    key: String,
+    bytes: u64,
+    why: String,
+    condemned_since: Timestamp,
+    state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+    #[serde(skip)]
+    class: Class,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// From now on; it is not deleted before the grace period has passed.
+    Condemned,
+    /// Since an earlier run, and not long enough.
+    Waiting,
+    /// Long enough; a dry run does not delete it.
+    Due,
+    Deleted,
+    /// The store did not let it go.
+    Refused,
+    /// It was due, and stays: `held_back` says why.
+    Held,
+}
+
+/// What people want to have added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Backups,
+    CutOff,
+    Packs,
+    Wal,
+    Fragments,
+    Rest,
+}
+
+impl Class {
+    fn of(why: &Why) -> Self {
+        match why {
+            Why::Manifest(_) | Why::BesideManifest(_) => Self::Backups,
+            Why::CutOff(_) => Self::CutOff,
+            Why::Pack(_) => Self::Packs,
+            Why::Wal(..) => Self::Wal,
+            Why::WholeSegment(_) => Self::Fragments,
+            Why::OldGeneration(_) | Why::OldSign(_) | Why::OldEpoch(_) => Self::Rest,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Backups => "manifests of backups that retention does not keep",
+            Self::CutOff => "leftovers of backups that were cut off",
+            Self::Packs => "packs that no backup needs",
+            Self::Wal => "WAL that no backup needs",
+            Self::Fragments => "fragments of segments that are stored whole",
+            Self::Rest => "old signs of life, manifests and epochs",
+        }
+    }
+}
+
+impl Outcome {
+    fn of(system_identifier: SystemId, current: bool, plan: &Plan, swept: Option<&Swept>) -> Self {
+        let state = |removal: &Removal| match swept {
+            _ if !removal.is_due && removal.since == plan.now => State::Condemned,
+            _ if !removal.is_due => State::Waiting,
+            None => State::Due,
+            Some(swept) if swept.deleted.contains(&removal.key) => State::Deleted,
+            Some(swept) if swept.refused.iter().any(|(key, _)| *key == removal.key) => State::Refused,
+            Some(_) => State::Held,
+        };
+        let gone = |removal: &Removal| Gone {
+            key: removal.key.to_string(),
+            bytes: removal.size,
+            why: removal.why.to_string(),
+            condemned_since: removal.since,
+            state: state(removal),
+            refused: swept.and_then(|swept| {
+                swept.refused.iter().find(|(key, _)| *key == removal.key).map(|(_, why)| why.clone())
+            }),
+            class: Class::of(&removal.why),
+        };
+        let kept = |verdict: &Verdict| Kept {
+            label: verdict.label.clone(),
+            kept: verdict.is_kept(),
+            reasons: verdict.reasons.iter().map(ToString::to_string).collect(),
+        };
+        let held_back = plan.held_back.iter().chain(swept.iter().flat_map(|swept| &swept.held_back));
+        Self {
+            system_identifier,
+            current,
+            at: plan.now,
+            grace_seconds: plan.grace.as_secs(),
+            backups: plan.verdicts.iter().map(kept).collect(),
+            removals: plan.removals.iter().map(gone).collect(),
+            freed_bytes: swept.map_or(0, |swept| swept.freed_bytes),
+            held_back: held_back.cloned().collect(),
+        }
+    }
+}
+
+impl Expired {
+    fn human(&self) -> String {
+        let mut text = String::new();
+        for branch in &self.branches {
+            let earlier = if branch.current { "" } else { " (an earlier life of the cluster)" };
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "cluster {}, system identifier {}{earlier}",
+                self.cluster, branch.system_identifier
+            );
+            branch.write(&mut text, self.dry_run);
+        }
+        if self.dry_run {
+            text += "this was a dry run: nothing was changed\n";
+        }
+        text
+    }
+}
+
+impl Outcome {
+    fn write(&self, text: &mut String, dry_run: bool) {
+        for backup in &self.backups {
+            let (word, why) = match backup.kept {
+                true => ("stays", backup.reasons.join("; ")),
+                false => ("goes ", "retention does not keep it".to_owned()),
+            };
+            let _ = writeln!(text, "  {word}  {}  {why}", backup.label);
+        }
+        let mut sums: BTreeMap<(State, Class), (usize, u64, Timestamp)> = BTreeMap::new();
+        for gone in &self.removals {
+            let sum = sums.entry((gone.state, gone.class)).or_insert((0, 0, gone.condemned_since));
+            *sum = (sum.0 + 1, sum.1 + gone.bytes, sum.2.min(gone.condemned_since));
+        }
+        if sums.is_empty() {
+            *text += "  nothing is to be deleted\n";
+        }
+        for ((state, class), (count, bytes, since)) in sums {
+            let due = since.checked_add(std::time::Duration::from_secs(self.grace_seconds)).unwrap_or(since);
+            let fate = match state {
+                State::Condemned if dry_run => {
+                    format!("would be condemned, and deleted from {} on", clock(due))
+                }
+                State::Condemned => format!("condemned now; deleted by a run after {}", clock(due)),
+                State::Waiting => {
+                    format!("condemned since {}; deleted by a run after {}", clock(since), clock(due))
+                }
+                State::Due => format!("condemned since {}: would be deleted now", clock(since)),
+                State::Deleted => "deleted".to_owned(),
+                State::Refused => "not deleted: the store does not allow it (yet)".to_owned(),
+                State::Held => "due, but held back".to_owned(),
+            };
+            let _ = writeln!(text, "  {count} objects, {}: {}: {fate}", HumanBytes(bytes), class.words());
+        }
+        for gone in self.removals.iter().filter(|gone| gone.refused.is_some()).take(3) {
+            let _ = writeln!(text, "  {}: {}", gone.key, gone.refused.as_deref().unwrap_or_default());
+        }
+        for sentence in &self.held_back {
+            let _ = writeln!(text, "  {sentence}");
+        }
+        if self.freed_bytes > 0 {
+            let _ = writeln!(text, "  {} freed", HumanBytes(self.freed_bytes));
+        }
+    }
+}

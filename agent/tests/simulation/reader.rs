@@ -1,0 +1,241 @@
+//! Whoever restores. It knows what servers wrote and what was acknowledged, and demands it of the repository.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use proto::wal::{SegmentName, SegmentNo};
+use proto::{Lsn, TimelineId};
+use repository::catalogue::{Coverage, Inventory};
+use repository::{Branch, Error, FragmentName, TimelineWal};
+
+use crate::cluster::{Promise, State};
+use crate::wal::{Written, size};
+
+type Result<T = ()> = std::result::Result<T, String>;
+
+/// Reads without a network between: what it does not find is not there.
+pub(crate) struct Reader {
+    branch: Branch,
+    /// What was readable before.
+    seen: BTreeMap<TimelineId, Coverage>,
+    /// Objects that were read and found right: they never change.
+    right: BTreeSet<String>,
+}
+
+impl Reader {
+    pub(crate) fn new(branch: Branch) -> Self {
+        Self { branch, seen: BTreeMap::new(), right: BTreeSet::new() }
+    }
+
+    pub(crate) fn inventory(&self) -> Result<Inventory> {
+        let listing = self.branch.wal_listing().now_or_never().expect("memory answers at once");
+        Ok(Inventory::new(Vec::new(), listing.map_err(|error| format!("the listing: {error}"))?, size()))
+    }
+
+    /// By names alone: what was acknowledged is there, and what was readable still is.
+    pub(crate) fn glance(&mut self, state: &State) -> Result {
+        let inventory = self.inventory()?;
+        if has_strangers(state) {
+            // Names do not tell whose bytes they are.
+            return Ok(());
+        }
+        for promise in &state.promises {
+            let timeline = state.writings[promise.writing].timeline;
+            let lineage = inventory.lineage(timeline);
+            if let Err(missing) = inventory.wal_complete(&lineage, promise.from, promise.to) {
+                return Err(format!(
+                    "acknowledged and not there: {missing} on timeline {timeline}, of {promise:?}"
+                ));
+            }
+        }
+        for (timeline, wal) in &inventory.wal.timelines {
+            if let Some((name, _)) = wal.segments.iter().find(|(_, digests)| digests.len() > 1) {
+                return Err(format!("two contents of {name}"));
+            }
+            let (empty, coverage) = (Coverage::default(), &inventory.coverage[timeline]);
+            let before = self.seen.get(timeline).unwrap_or(&empty);
+            if let Some(gone) = before.ranges().iter().flat_map(|range| coverage.missing(range)).next() {
+                return Err(format!("was readable and is gone: {gone:?} on timeline {timeline}"));
+            }
+        }
+        self.seen = inventory.coverage;
+        Ok(())
+    }
+
+    /// By content: what is there is what servers wrote, and what was acknowledged can be read.
+    pub(crate) fn look(&mut self, state: &State) -> Result {
+        self.glance(state)?;
+        let inventory = self.inventory()?;
+        for (timeline, wal) in &inventory.wal.timelines {
+            self.objects(state, *timeline, wal)?;
+        }
+        let mut read = BTreeMap::new();
+        for promise in &state.promises {
+            let writing = &state.writings[promise.writing];
+            let (first, last) = (size().segment_at(promise.from), size().segment_before(promise.to));
+            for segment in (first.0..=last.0).map(SegmentNo) {
+                let range = Promise {
+                    from: promise.from.max(segment.start(size())),
+                    to: promise.to.min(segment.end(size())),
+                    ..*promise
+                };
+                if range.from >= range.to {
+                    continue;
+                }
+                if has_strangers(state) {
+                    self.somewhere(&inventory, writing, range)?;
+                } else {
+                    self.along(&inventory, writing, range, &mut read)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every object's bytes were written by one server of that timeline.
+    fn objects(&mut self, state: &State, timeline: TimelineId, wal: &TimelineWal) -> Result {
+        let writings = || state.writings.iter().filter(|writing| writing.timeline == timeline);
+        let mut wrote = |what: String, content: &mut dyn FnMut() -> Result<Bytes>, start: Lsn| {
+            if self.right.contains(&what) {
+                return Ok(());
+            }
+            let bytes = content()?;
+            let end = start + bytes.len() as u64;
+            if !writings().any(|writing| writing.end >= end && writing.bytes(start, end) == bytes) {
+                return Err(format!("{what} holds bytes that nobody wrote"));
+            }
+            self.right.insert(what);
+            Ok(())
+        };
+        for (name, digests) in &wal.segments {
+            let number = name.number(size()).map_err(|error| error.to_string())?;
+            for digest in digests.iter().filter(|_| digests.len() > 1) {
+                let written = |w: &&Written| w.end >= number.end(size()) && w.digest(number) == *digest;
+                if writings().find(written).is_none() {
+                    return Err(format!("{name}-{digest} was written by nobody"));
+                }
+            }
+            if digests.len() == 1 {
+                let branch = &self.branch;
+                wrote(name.to_string(), &mut || now(branch.read_segment(*name), name), number.start(size()))?;
+            }
+        }
+        let mut tails = BTreeSet::new();
+        for fragment in &wal.fragments {
+            let number = fragment.segment.number(size()).map_err(|error| error.to_string())?;
+            let start = number.start(size()) + u64::from(fragment.from);
+            let branch = &self.branch;
+            wrote(
+                fragment.key().to_string(),
+                &mut || now(branch.read_fragment(fragment), fragment.key()),
+                start,
+            )?;
+            tails.insert(fragment.segment);
+        }
+        for name in tails {
+            let number = name.number(size()).map_err(|error| error.to_string())?;
+            match self.branch.read_tail(name).now_or_never().expect("memory answers at once") {
+                Ok(None) => {}
+                Ok(Some(tail)) => {
+                    let start = number.start(size());
+                    let end = start + u64::from(tail.valid);
+                    if !writings().any(|w| w.end >= end && w.bytes(start, end) == tail.bytes) {
+                        return Err(format!("the tail of {name} is not what one server wrote"));
+                    }
+                }
+                Err(Error::Conflict { .. }) if has_strangers(state) => {}
+                Err(error) => return Err(format!("the tail of {name}: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads an acknowledged range within one segment as recovery would.
+    fn along(
+        &self,
+        inventory: &Inventory,
+        writing: &Written,
+        range: Promise,
+        read: &mut BTreeMap<SegmentName, Bytes>,
+    ) -> Result {
+        let segment = size().segment_at(range.from);
+        let start = segment.start(size());
+        for part in inventory.lineage(writing.timeline).timelines_of(segment, size()) {
+            let Some(wal) = inventory.wal.timelines.get(&part.timeline) else { continue };
+            let name = SegmentName::new(part.timeline, segment, size());
+            if !wal.segments.contains_key(&name) && wal.tail_length(name) == 0 {
+                continue;
+            }
+            let content = match read.get(&name) {
+                Some(content) => content.clone(),
+                None if wal.segments.contains_key(&name) => now(self.branch.read_segment(name), name)?,
+                None => now(self.branch.read_tail(name), name)?.map(|tail| tail.bytes).unwrap_or_default(),
+            };
+            read.insert(name, content.clone());
+            let end = part.to.min(start + content.len() as u64);
+            let place = |at: Lsn| at.bytes_since(start) as usize;
+            if end < range.to {
+                return Err(format!("{name} ends at {end}, {} was acknowledged", range.to));
+            }
+            if content[place(range.from)..place(range.to)] != writing.bytes(range.from, range.to) {
+                return Err(format!("{name} holds other bytes than were acknowledged: {range:?}"));
+            }
+            return Ok(());
+        }
+        Err(format!("nothing is there of {range:?}"))
+    }
+
+    /// Two servers have written one timeline: what was acknowledged to either is there, whoever has to choose.
+    fn somewhere(&self, inventory: &Inventory, writing: &Written, range: Promise) -> Result {
+        let segment = size().segment_at(range.from);
+        let mut there = Vec::new();
+        for part in inventory.lineage(writing.timeline).timelines_of(segment, size()) {
+            let Some(wal) = inventory.wal.timelines.get(&part.timeline) else { continue };
+            let name = SegmentName::new(part.timeline, segment, size());
+            if wal.segments.get(&name).is_some_and(|digests| digests.contains(&writing.digest(segment))) {
+                return Ok(());
+            }
+            // The segment of a fork holds the parent's bytes up to there, whatever follows.
+            if wal.segments.contains_key(&name) && part.to < segment.end(size()) {
+                let content = now(self.branch.read_segment(name), name)?;
+                let same = |to: &u64| {
+                    content[..*to as usize]
+                        == writing.bytes(segment.start(size()), segment.start(size()) + *to)
+                };
+                let to = part.to.bytes_since(segment.start(size()));
+                if same(&to) {
+                    there.push(segment.start(size())..part.to);
+                }
+            }
+            let ours = |fragment: &&FragmentName| {
+                let from = segment.start(size()) + u64::from(fragment.from);
+                let to = segment.start(size()) + u64::from(fragment.to);
+                let bytes = now(self.branch.read_fragment(fragment), fragment.key());
+                bytes.is_ok_and(|bytes| bytes == writing.bytes(from, to))
+            };
+            let fragments = wal.fragments.iter().filter(|fragment| fragment.segment == name);
+            there.extend(fragments.filter(ours).map(|fragment| {
+                let start = segment.start(size());
+                start + u64::from(fragment.from)..start + u64::from(fragment.to)
+            }));
+        }
+        let there: Coverage = there.into_iter().collect();
+        match there.missing(&(range.from..range.to))[..] {
+            [] => Ok(()),
+            _ => Err(format!("acknowledged to one of two servers, and not there: {range:?}")),
+        }
+    }
+}
+
+/// Whether two servers have written the same timeline.
+pub(crate) fn has_strangers(state: &State) -> bool {
+    let timelines: BTreeSet<TimelineId> = state.writings.iter().map(|writing| writing.timeline).collect();
+    timelines.len() < state.writings.len()
+}
+
+/// What memory answers at once.
+fn now<T>(read: impl Future<Output = repository::Result<T>>, what: impl std::fmt::Display) -> Result<T> {
+    let read = read.now_or_never().expect("memory answers at once");
+    read.map_err(|error| format!("{what}: {error}"))
+}

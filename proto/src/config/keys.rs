@@ -1,0 +1,65 @@
+//! The keys that there are, and the one that a misspelt one was meant to be.
+
+/// Every key, with its section. What is not here is refused before anything is read.
+pub(super) const KEYS: &[&str] = &[
+    "repository",
+    "cluster",
+    "postgres",
+    "socket",
+    "stream.enabled",
+    "stream.slot",
+    "stream.flush_interval",
+    "stream.synchronous",
+    "stream.shutdown_grace",
+    "stream.backup_after_gap",
+    "storage.endpoint",
+    "storage.region",
+    "storage.path_style",
+    "storage.allow_http",
+    "storage.storage_class",
+    "storage.kms_key",
+    "storage.tags",
+    "storage.ca_file",
+    "storage.connect_timeout",
+    "storage.read_timeout",
+    "storage.retry_timeout",
+    "storage.concurrency",
+    "compression.level",
+    "encryption.recipients",
+    "encryption.identity_file",
+    "encryption.metadata_identity_file",
+    "retention.window",
+    "retention.full",
+    "retention.grace",
+    "schedule.full",
+    "schedule.incremental",
+    "schedule.verify",
+    "schedule.drill",
+    "http.listen",
+];
+
+/// Keys whose values are never repeated in a message: they may hold a secret, or one was put there by mistake.
+pub(super) const SECRET: &[&str] =
+    &["repository", "postgres", "storage.endpoint", "storage.kms_key", "encryption.recipients"];
+
+/// The known keys and sections within `section` ("" for the top level), without their section's name.
+pub(super) fn known_in(section: &str) -> impl Iterator<Item = &'static str> {
+    let all = KEYS.iter().filter_map(move |key| match section {
+        "" => Some(key.split_once('.').map_or(*key, |(section, _)| section)),
+        _ => key.strip_prefix(section)?.strip_prefix('.'),
+    });
+    // The sections' names come several times, but one after another.
+    let mut last = "";
+    all.filter(move |key| std::mem::replace(&mut last, *key) != *key)
+}
+
+/// The known key that looks most like an unknown one: of the same section rather than of another.
+pub(super) fn nearest(section: &str, key: &str) -> Option<String> {
+    let qualified = |key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+    let here = known_in(section).map(|known| (2 * strsim::damerau_levenshtein(key, known), qualified(known)));
+    let elsewhere = KEYS.iter().map(|known| {
+        let last = known.rsplit('.').next().unwrap_or(known);
+        (2 * strsim::damerau_levenshtein(key, last) + 1, (*known).to_owned())
+    });
+    here.chain(elsewhere).min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
+}

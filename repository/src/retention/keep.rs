@@ -1,0 +1,91 @@
+//! Backups that are kept because somebody said so: `backup/<label>/keep-<time>`, the newest counts.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::backup::{BackupLabel, folder};
+use crate::error::OrAbsent;
+use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
+
+const LONGEST: u64 = 4096;
+
+/// For how long a backup is kept, whatever the policy says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Keep {
+    /// Until when, by the store's clock; `None`: for ever.
+    pub until: Option<Timestamp>,
+}
+
+impl Keep {
+    /// Whether it still counts.
+    pub fn holds(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// Why a backup cannot be kept.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] Error),
+    /// It may be deleted at any moment.
+    #[error("backup {label} is condemned since {since}, and may be deleted at any moment")]
+    TooLate {
+        /// Which.
+        label: BackupLabel,
+        /// By the store's clock.
+        since: Timestamp,
+    },
+}
+
+impl Branch {
+    /// Marks a whole backup as one to keep. A mark made later replaces this one, so one that ends now releases the
+    /// backup, without any right to delete.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if there is no such backup; [`KeepError::TooLate`] if it is condemned for longer than `grace`.
+    pub async fn keep_backup(
+        &self,
+        label: &BackupLabel,
+        keep: Keep,
+        grace: std::time::Duration,
+    ) -> Result<(), KeepError> {
+        self.backup(label).await?;
+        let time = Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ");
+        let name = folder().child(label).child(format_args!("keep-{time}"));
+        let json = serde_json::to_vec(&keep).map_err(|error| Error::invalid(&name, error))?;
+        self.put_sealed(self.header(Kind::Keep, &name), json.into()).await?;
+        // A run of `expire` that begins from now on sees the mark. One that began before deletes only what was due
+        // then. So the backup is safe if it is not due by the store's present time, which is the mark's own.
+        let now = self.store().head(&self.key(&name)).await?.modified;
+        let condemned = self.condemned().await?;
+        let manifests = condemned.since.iter().filter(|(key, _)| {
+            crate::backup::label_of_manifest(key).is_some_and(|condemned| condemned == *label)
+        });
+        match manifests.map(|(_, since)| *since).min() {
+            Some(since) if is_due(since, now, grace) => {
+                Err(KeepError::TooLate { label: label.clone(), since })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The mark that counts among the objects of a backup's folder.
+    pub(crate) async fn read_keep(&self, marks: &[ObjectInfo]) -> Result<Option<Keep>> {
+        let Some(newest) = marks.iter().max_by_key(|mark| (mark.modified, &mark.key)) else {
+            return Ok(None);
+        };
+        let name = Key::new(newest.key.below(self.root()).unwrap_or_default())?;
+        let Some((_, json)) = self.get_sealed(Kind::Keep, &name, LONGEST).await.or_absent()? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&json).map(Some).map_err(|error| Error::corrupt(&newest.key, error))
+    }
+}
+
+/// Whether what is condemned since then may be deleted.
+pub(super) fn is_due(since: Timestamp, now: Timestamp, grace: std::time::Duration) -> bool {
+    let waited = now.duration_since(since);
+    !waited.is_negative() && waited.unsigned_abs() >= grace
+}

@@ -1,0 +1,173 @@
+//! What is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use proto::TimelineId;
+use proto::wal::SegmentName;
+
+use super::condemned::{self, Condemned};
+use super::keep::Keep;
+use crate::backup::{BackupLabel, BackupRef, Member, SILENCE, parse_member};
+use crate::catalogue::Inventory;
+use crate::pack::PackName;
+use crate::wal::WalObject;
+use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
+
+/// Manifests that are read side by side.
+const SIDE_BY_SIDE: usize = 4;
+
+/// All that decides what may go.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// The store's clock when it began.
+    pub now: Timestamp,
+    /// The branch's objects, with keys below the branch. Only these can be removed.
+    pub objects: Vec<ObjectInfo>,
+    /// All backups, the condemned ones too, and all WAL. Listed after `objects`, so whatever is young is known to be there.
+    pub inventory: Inventory,
+    /// The generation of each readable backup's manifest that counts.
+    pub generations: BTreeMap<BackupLabel, u32>,
+    /// The packs that each readable backup names.
+    pub packs: BTreeMap<BackupLabel, BTreeSet<PackName>>,
+    /// Backups that are kept because somebody said so.
+    pub keeps: BTreeMap<BackupLabel, Keep>,
+    /// Running backups, with those that they are compared with.
+    pub running: BTreeMap<BackupLabel, Option<BackupLabel>>,
+    /// What earlier runs have condemned.
+    pub condemned: Condemned,
+}
+
+impl Survey {
+    /// Looks at everything. Writes one object to learn the store's time.
+    pub async fn make(branch: &Branch) -> Result<Self> {
+        Self::make_at(branch, branch.store_time().await?).await
+    }
+
+    /// Looks at everything, with the time of some other clock: good enough for a dry run, which writes nothing.
+    pub async fn make_at(branch: &Branch, now: Timestamp) -> Result<Self> {
+        let listed = branch.store().list(branch.root()).await?;
+        let below = |object: ObjectInfo| {
+            let key = Key::new(object.key.below(branch.root())?).ok()?;
+            Some(ObjectInfo { key, ..object })
+        };
+        let objects: Vec<ObjectInfo> = listed.into_iter().filter_map(below).collect();
+        let condemned = branch.condemned().await?;
+        let mut running = BTreeMap::new();
+        for backup in branch.unfinished_backups().await?.into_iter().filter(|b| b.is_running(now)) {
+            let intent = branch.read_intent(&backup.label).await?;
+            running.insert(backup.label, intent.and_then(|intent| intent.parent));
+        }
+        // After the running ones: one that is finished meanwhile is among these.
+        let backups = branch.all_backups().await?;
+        let generations = backups.iter().map(|backup| (backup.label.clone(), backup.generation)).collect();
+        let inventory = Inventory::of(branch, backups.clone()).await?;
+        let packs = stream::iter(backups)
+            .map(|backup| async move { packs_of(branch, backup).await })
+            .buffered(SIDE_BY_SIDE)
+            .try_filter_map(async |found| Ok(found))
+            .try_collect()
+            .await?;
+        let mut marks: BTreeMap<BackupLabel, Vec<ObjectInfo>> = BTreeMap::new();
+        for object in branch.store().list(&branch.key(&crate::backup::folder())).await? {
+            let name = object.key.below(branch.root()).and_then(|name| Key::new(name).ok());
+            if let Some((label, Member::Keep)) = name.as_ref().and_then(parse_member) {
+                marks.entry(label).or_default().push(object);
+            }
+        }
+        let mut keeps = BTreeMap::new();
+        for (label, marks) in marks {
+            keeps.extend(branch.read_keep(&marks).await?.map(|keep| (label, keep)));
+        }
+        Ok(Self { now, objects, inventory, generations, packs, keeps, running, condemned })
+    }
+
+    /// Backups without a manifest: those that somebody is at work on, and those that were cut off.
+    pub(super) fn incomplete(&self) -> (BTreeSet<BackupLabel>, BTreeSet<BackupLabel>) {
+        let mut last: BTreeMap<BackupLabel, Timestamp> = BTreeMap::new();
+        for object in &self.objects {
+            if let Some((label, _)) = parse_member(&object.key) {
+                let last = last.entry(label).or_insert(object.modified);
+                *last = object.modified.max(*last);
+            }
+        }
+        let (mut at_work, mut cut_off): (BTreeSet<_>, _) =
+            (self.running.keys().cloned().collect(), BTreeSet::new());
+        for (label, last) in last {
+            let is_silent = self.now.duration_since(last).as_secs() >= SILENCE.as_secs() as i64;
+            if self.generations.contains_key(&label) || at_work.contains(&label) {
+                continue;
+            }
+            if is_silent {
+                cut_off.insert(label)
+            } else {
+                at_work.insert(label)
+            };
+        }
+        (at_work, cut_off)
+    }
+
+    /// Whether a segment is stored whole, with one content.
+    pub(super) fn is_whole(&self, name: SegmentName) -> bool {
+        let wal = self.inventory.wal.timelines.get(&name.timeline);
+        wal.and_then(|wal| wal.segments.get(&name)).is_some_and(|digests| digests.len() == 1)
+    }
+
+    /// When the first manifest of each backup was written, by the store's clock.
+    pub(super) fn finished(&self) -> BTreeMap<BackupLabel, Timestamp> {
+        let mut finished: BTreeMap<BackupLabel, Timestamp> = BTreeMap::new();
+        for object in &self.objects {
+            if let Some((label, Member::Manifest { .. })) = parse_member(&object.key) {
+                let first = finished.entry(label).or_insert(object.modified);
+                *first = object.modified.min(*first);
+            }
+        }
+        finished
+    }
+
+    /// When the newest WAL of each timeline was written, by the store's clock.
+    pub(super) fn newest_wal(&self) -> BTreeMap<TimelineId, Timestamp> {
+        let mut newest: BTreeMap<TimelineId, Timestamp> = BTreeMap::new();
+        for object in &self.objects {
+            let segment = match WalObject::parse(&object.key) {
+                Some(WalObject::Segment(segment, _)) => segment,
+                Some(WalObject::Fragment(fragment)) => fragment.segment,
+                _ => continue,
+            };
+            let last = newest.entry(segment.timeline).or_insert(object.modified);
+            *last = object.modified.max(*last);
+        }
+        newest
+    }
+}
+
+/// `None` if the manifest cannot be read, which the inventory tells, too.
+async fn packs_of(branch: &Branch, backup: BackupRef) -> Result<Option<(BackupLabel, BTreeSet<PackName>)>> {
+    match branch.read_packs(&backup).await {
+        Ok(packs) => {
+            let names = packs.into_iter().map(|pack| pack.name().clone()).collect();
+            Ok(Some((backup.label, names)))
+        }
+        Err(Error::Corrupt { .. } | Error::Locked { .. } | Error::Invalid { .. } | Error::Absent { .. }) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Branch {
+    /// The store's clock: when it says that an object was written just now. The object goes at once, or, where that is not
+    /// allowed, with the next record.
+    pub async fn store_time(&self) -> Result<Timestamp> {
+        let name = condemned::new_name("clock");
+        self.put_sealed(self.header(Kind::Alive, &name), Bytes::new()).await?;
+        let key = self.key(&name);
+        let now = self.store().head(&key).await?.modified;
+        match self.store().delete(&key).await {
+            Ok(()) | Err(Error::Refused { .. }) => Ok(now),
+            Err(error) => Err(error),
+        }
+    }
+}

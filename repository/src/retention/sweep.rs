@@ -1,0 +1,223 @@
+//! Carries a plan out.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+
+use proto::Digest;
+use proto::wal::SegmentName;
+
+use super::condemned::{Condemned, folder};
+use super::plan::{Plan, Removal, Why};
+use super::survey::Survey;
+use crate::backup::BackupLabel;
+use crate::pack::PackName;
+use crate::{Branch, Error, FragmentName, Key, Result};
+
+/// What became of a plan.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Objects that are gone.
+    pub deleted: Vec<Key>,
+    /// Bytes in them.
+    pub freed_bytes: u64,
+    /// Objects that the store does not let go (yet), and why.
+    pub refused: Vec<(Key, String)>,
+    /// What stays although it was due, in plain sentences.
+    pub held_back: Vec<String>,
+}
+
+impl Branch {
+    /// Makes known what is condemned, then deletes what is due. Each step leaves a repository in which everything that is
+    /// listed can be restored, so it may be cut off anywhere.
+    ///
+    /// # Errors
+    /// The store failed. That it refuses a deletion is no error: the credentials may not delete, or the object is locked.
+    pub async fn sweep(&self, survey: &Survey, plan: &Plan) -> Result<Swept> {
+        let condemned = plan.condemned();
+        if condemned != survey.condemned {
+            // First of all: who begins to read or to compare from now on does not use what goes.
+            self.put_condemned(&condemned).await?;
+        }
+        let mut sweep = Sweep { branch: self, swept: Swept::default() };
+        let due = |of: fn(&Why) -> bool| plan.removals.iter().filter(move |r| r.is_due && of(&r.why));
+        // A backup's manifests go before anything that they name, older generations first: as long as the newest is there,
+        // the backup is whole, and nothing else of it is touched.
+        let mut staying: BTreeSet<&BackupLabel> = plan
+            .removals
+            .iter()
+            .filter(|removal| !removal.is_due)
+            .filter_map(|removal| manifest_of(&removal.why))
+            .collect();
+        for removal in due(|why| matches!(why, Why::Manifest(_))) {
+            let Some(label) = manifest_of(&removal.why) else { continue };
+            if staying.contains(label) || !sweep.delete(removal).await? {
+                staying.insert(label);
+            }
+        }
+        for removal in due(|why| {
+            matches!(why, Why::BesideManifest(_) | Why::OldGeneration(_) | Why::OldSign(_) | Why::CutOff(_))
+        }) {
+            if !matches!(&removal.why, Why::BesideManifest(label) if staying.contains(label)) {
+                sweep.delete(removal).await?;
+            }
+        }
+        let named: BTreeSet<&PackName> =
+            staying.iter().filter_map(|label| survey.packs.get(*label)).flatten().collect();
+        for removal in due(|why| matches!(why, Why::Pack(_))) {
+            if !matches!(&removal.why, Why::Pack(pack) if named.contains(pack)) {
+                sweep.delete(removal).await?;
+            }
+        }
+        let refused = plan.removals.iter().any(|removal| {
+            removal.is_due && manifest_of(&removal.why).is_some_and(|label| staying.contains(label))
+        });
+        if refused {
+            sweep.swept.held_back.push("no WAL goes before the manifests that need it".to_owned());
+        } else {
+            for removal in due(|why| matches!(why, Why::Wal(..))) {
+                sweep.delete(removal).await?;
+            }
+        }
+        sweep.fragments(plan).await?;
+        for removal in due(|why| matches!(why, Why::OldEpoch(_))) {
+            sweep.delete(removal).await?;
+        }
+        self.forget_old_records(&condemned).await?;
+        Ok(sweep.swept)
+    }
+
+    /// Records that a newer one has replaced. Whoever may not delete leaves them.
+    async fn forget_old_records(&self, now: &Condemned) -> Result<()> {
+        let mut records = self.store().list_folder(&self.key(&folder())).await?.objects;
+        records.sort_by_key(|object| (object.modified, object.key.clone()));
+        let newest = records.iter().rposition(|object| object.key.name().starts_with("record-"));
+        let keep = newest.filter(|_| !now.since.is_empty()).map(|at| records[at].key.clone());
+        // An empty record says as much as none, but must outlive those that it replaces.
+        for object in records.iter().filter(|object| Some(&object.key) != keep.as_ref()) {
+            match self.store().delete(&object.key).await {
+                Ok(()) => {}
+                Err(Error::Refused { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn manifest_of(why: &Why) -> Option<&BackupLabel> {
+    match why {
+        Why::Manifest(label) => Some(label),
+        _ => None,
+    }
+}
+
+struct Sweep<'a> {
+    branch: &'a Branch,
+    swept: Swept,
+}
+
+impl Sweep<'_> {
+    /// Whether the object is gone.
+    async fn delete(&mut self, removal: &Removal) -> Result<bool> {
+        match self.branch.store().delete(&self.branch.key(&removal.key)).await {
+            Ok(()) => {
+                self.swept.deleted.push(removal.key.clone());
+                self.swept.freed_bytes += removal.size;
+                Ok(true)
+            }
+            Err(error @ Error::Refused { .. }) => {
+                self.swept.refused.push((removal.key.clone(), error.to_string()));
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fragments go when their segment has been read back whole, and has the very bytes that they hold.
+    async fn fragments(&mut self, plan: &Plan) -> Result<()> {
+        let due: Vec<(&Removal, FragmentName)> = plan
+            .removals
+            .iter()
+            .filter(|removal| removal.is_due)
+            .filter_map(|removal| match removal.why {
+                Why::WholeSegment(fragment) => Some((removal, fragment)),
+                _ => None,
+            })
+            .collect();
+        for group in due.chunk_by(|a, b| a.1.segment == b.1.segment) {
+            let segment = group[0].1.segment;
+            let fragments: Vec<FragmentName> = group.iter().map(|(_, fragment)| *fragment).collect();
+            let equal = match self.branch.compare(segment, fragments).await {
+                Ok(equal) => equal,
+                Err(
+                    error @ (Error::Corrupt { .. }
+                    | Error::Conflict { .. }
+                    | Error::Locked { .. }
+                    | Error::Absent { .. }),
+                ) => {
+                    self.swept.held_back.push(format!("the fragments of segment {segment} stay: {error}"));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for (removal, fragment) in group {
+                if equal.contains(fragment) {
+                    self.delete(removal).await?;
+                } else {
+                    self.swept.held_back.push(format!(
+                        "fragment {} stays: it holds other bytes than segment {segment}, so two servers have written them",
+                        removal.key
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Branch {
+    /// Reads a whole segment, verified, and tells which of its fragments hold the same bytes.
+    async fn compare(
+        &self,
+        segment: SegmentName,
+        fragments: Vec<FragmentName>,
+    ) -> Result<BTreeSet<FragmentName>> {
+        let hashers = fragments.into_iter().map(|fragment| (fragment, blake3::Hasher::new())).collect();
+        let comparison = std::sync::Arc::new(std::sync::Mutex::new(Comparison { position: 0, hashers }));
+        self.read_segment_to(segment, Shared(comparison.clone())).await?;
+        let comparison = comparison.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let equal = comparison.hashers.iter().filter(|(fragment, hasher)| {
+            comparison.position >= u64::from(fragment.to)
+                && Digest::from(hasher.finalize()) == fragment.digest
+        });
+        Ok(equal.map(|(fragment, _)| *fragment).collect())
+    }
+}
+
+/// Digests the parts of a segment that fragments hold, while it passes.
+struct Comparison {
+    position: u64,
+    hashers: Vec<(FragmentName, blake3::Hasher)>,
+}
+
+struct Shared(std::sync::Arc<std::sync::Mutex<Comparison>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut comparison = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let position = comparison.position;
+        let end = position + bytes.len() as u64;
+        for (fragment, hasher) in &mut comparison.hashers {
+            let from = u64::from(fragment.from).clamp(position, end) - position;
+            let to = u64::from(fragment.to).clamp(position, end) - position;
+            // Both within `bytes`, whose length is a usize.
+            hasher.update(&bytes[from as usize..to as usize]);
+        }
+        comparison.position = end;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Whether a recovery to a time comes to it.
+//!
+//! PostgreSQL stops at the first transaction that ended after the target. If there is none it takes the target for missed
+//! and does not open, however late it was when the last WAL was written. So the WAL around the target is looked into
+//! beforehand; if nothing ended after it, recovery goes to the last record instead, which is the same moment.
+
+use anyhow::Result;
+use bytes::Bytes;
+use proto::wal::ends::TransactionEnds;
+use proto::wal::page::PAGE_SIZE;
+use proto::wal::{SegmentName, SegmentNo};
+use proto::{Lsn, ServerTime};
+use repository::Branch;
+use repository::catalogue::Inventory;
+
+use crate::plan::{Choice, Options, RecoveryTarget, TargetTime};
+
+/// So many segments are looked into at most: where nobody wrote down when they were sent, it could be all of them.
+const MOST_SEGMENTS: u64 = 32;
+
+/// Longer segments are not held in memory for this.
+const LONGEST_SEGMENT: u64 = 64 << 20;
+
+/// Where the last record of the WAL begins, if no transaction ended after a target that is a time. `None` if one did, if
+/// the target is none, or if that cannot be told.
+///
+/// # Errors
+/// WAL cannot be read.
+pub async fn last_record(
+    branch: &Branch,
+    inventory: &Inventory,
+    choice: &Choice,
+    options: &Options,
+) -> Result<Option<Lsn>> {
+    let RecoveryTarget::Time(target) = &options.target else { return Ok(None) };
+    let size = inventory.segment_size();
+    let last = size.segment_before(choice.wal_end).0;
+    let first = first_after(branch, inventory, choice, target).await?;
+    if size.bytes() > LONGEST_SEGMENT || last.saturating_sub(first) >= MOST_SEGMENTS {
+        return Ok(None);
+    }
+    let is_later = |time: ServerTime| {
+        let (time, target) = (time.unix_micros(), target.instant().as_microsecond());
+        time > target || (options.exclusive && time == target)
+    };
+    let mut ends = TransactionEnds::default();
+    for number in (first..=last).map(SegmentNo) {
+        let Some(bytes) = content(branch, inventory, choice, number).await? else { return Ok(None) };
+        for (index, page) in bytes.chunks(PAGE_SIZE).enumerate() {
+            let address = number.start(size) + (index * PAGE_SIZE) as u64;
+            let found = match ends.read(page, address) {
+                Ok(found) => found,
+                // Replay will judge it; here it only means that nobody can tell.
+                Err(error) => {
+                    tracing::warn!("cannot look into the WAL at {address}: {error}");
+                    return Ok(None);
+                }
+            };
+            if found.iter().any(|end| is_later(end.time)) {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(ends.last_record())
+}
+
+/// The first segment in which a transaction can have ended after the target: what was sent before it did so before it.
+async fn first_after(
+    branch: &Branch,
+    inventory: &Inventory,
+    choice: &Choice,
+    target: &TargetTime,
+) -> Result<u64> {
+    let size = inventory.segment_size();
+    let mut first = size.segment_at(choice.backup.start_lsn).0;
+    let mut last = size.segment_before(choice.wal_end).0;
+    while first < last {
+        let middle = first + (last - first) / 2;
+        let end = SegmentNo(middle).end(size);
+        let sent = inventory.time_before(branch, choice.lineage.timeline(), end).await?;
+        match sent.is_some_and(|sent| sent <= target.instant()) {
+            true => first = middle + 1,
+            false => last = middle,
+        }
+    }
+    Ok(first)
+}
+
+/// What there is of a segment before the end of WAL; `None` if it went meanwhile.
+async fn content(
+    branch: &Branch,
+    inventory: &Inventory,
+    choice: &Choice,
+    number: SegmentNo,
+) -> Result<Option<Bytes>> {
+    let size = inventory.segment_size();
+    let length = choice.wal_end.bytes_since(number.start(size)).min(size.bytes());
+    for part in choice.lineage.timelines_of(number, size) {
+        let name = SegmentName::new(part.timeline, number, size);
+        let Some(wal) = inventory.wal.timelines.get(&part.timeline) else { continue };
+        let bytes = if wal.segments.contains_key(&name) {
+            branch.read_segment(name).await?
+        } else if wal.tail_length(name) > 0 {
+            let Some(tail) = branch.read_tail(name).await? else { return Ok(None) };
+            tail.bytes
+        } else {
+            continue;
+        };
+        let length = usize::try_from(length)?.min(bytes.len());
+        return Ok(Some(bytes.slice(..length)));
+    }
+    Ok(None)
+}

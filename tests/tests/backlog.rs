@@ -1,0 +1,121 @@
+//! After an outage many segments wait: they are stored side by side, in order, and the archiver finds them done.
+//!
+//! LESSONS 17, 19, 20.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use harness::{Agent, Installation, Postgres, Repo, World, wait_for};
+
+/// 60 segments at a second each would fit in, so that nothing here is a question of speed.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Segments that the agent stores side by side.
+const SIDE_BY_SIDE: usize = 4;
+
+/// What waits in `pg_wal/archive_status`.
+fn waiting(server: &Postgres) -> Result<usize> {
+    let status = server.data().join("pg_wal/archive_status");
+    let names = std::fs::read_dir(status)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(|name| name.ends_with(".ready")).count())
+}
+
+/// The segments in the order in which the agent stored them.
+fn stored(log: &str) -> Vec<String> {
+    let lines = log.lines().filter(|line| line.contains(" archived "));
+    lines.filter_map(|line| Some(line.split_once("segment=")?.1.get(..24)?.to_owned())).collect()
+}
+
+#[test]
+fn sixty_segments_behind_a_slow_store() -> Result<()> {
+    let Some(installation) = Installation::any_or_skip() else { return Ok(()) };
+    let world = World::new()?;
+    let repo = Repo::s3(&world)?;
+    let server =
+        Postgres::build(&installation, "data").segment_mib(1).env(repo.environment()).start(&world)?;
+    let mut agent = Agent::configure(&world, &server, &repo)?;
+    agent.set("stream", "enabled", "false")?;
+    // A call that fails shall do so soon, or the outage takes long.
+    agent.set("storage", "retry_timeout", "\"2s\"")?;
+    agent.init()?;
+    agent.launch()?;
+    agent.wait_status("the agent answers", |_| true)?;
+    let store = repo.s3_server();
+    store.down();
+    server.archive_with(&agent.archive_command()?)?;
+    for number in 0..60 {
+        server.sql(&format!("SELECT pg_logical_emit_message(false, 'backlog', '{number}')"))?;
+        server.sql("SELECT pg_switch_wal()")?;
+    }
+    let behind = waiting(&server)?;
+    ensure!(behind >= 59, "only {behind} segments wait");
+
+    store.faults().latency(Duration::from_millis(200));
+    store.up()?;
+    let begun = Instant::now();
+    // It looks again by itself after a minute; a new segment wakes it.
+    server.sql("SELECT pg_logical_emit_message(false, 'backlog', 'the last one'), pg_switch_wal()")?;
+    wait_for("the backlog is drained", PATIENCE, || Ok((waiting(&server)? == 0).then_some(())))
+        .with_context(|| agent.log_text())?;
+    let (took, at_once) = (begun.elapsed(), store.faults().most_puts_at_once());
+    let stored = stored(&agent.log_text());
+    println!("{} segments in {took:.1?}, {at_once} puts at once", stored.len());
+
+    ensure!(at_once >= 3, "never more than {at_once} puts were under way at once");
+    ensure!(at_once <= SIDE_BY_SIDE as u32 + 1, "{at_once} puts were under way at once");
+    ensure!(stored.len() >= behind, "{} segments stored of {behind}", stored.len());
+    let mut in_order = stored.clone();
+    in_order.sort_unstable();
+    in_order.dedup();
+    ensure!(in_order.len() == stored.len(), "a segment was stored twice: {stored:?}");
+    for (at, segment) in stored.iter().enumerate() {
+        let due = in_order.binary_search(segment).unwrap_or_default();
+        // They begin in order; one of them may take longer than some that began after it.
+        ensure!(at.abs_diff(due) <= 20, "{segment} was stored as number {at} instead of {due}");
+    }
+    // Everything that the archiver was told is stored is so.
+    let archived = server.sql("SELECT last_archived_wal FROM pg_stat_archiver")?;
+    store.faults().latency(Duration::ZERO);
+    for segment in in_order.iter().filter(|segment| **segment <= archived).step_by(6) {
+        let to = world.at("fetched");
+        agent.restore_cmd(&["fetch", segment, &to.display().to_string()])?.ok()?;
+        let ours = std::fs::read(&to)?;
+        ensure!(ours.len() == 1 << 20, "{segment} has {} bytes", ours.len());
+    }
+    Ok(())
+}
+
+/// However many wait, no more than a few are in memory.
+#[test]
+fn a_backlog_of_large_segments_takes_little_memory() -> Result<()> {
+    let Some(installation) = Installation::any_or_skip() else { return Ok(()) };
+    let world = World::new()?;
+    let repo = Repo::s3(&world)?;
+    let server =
+        Postgres::build(&installation, "data").segment_mib(16).env(repo.environment()).start(&world)?;
+    let mut agent = Agent::configure(&world, &server, &repo)?;
+    agent.set("stream", "enabled", "false")?;
+    agent.set("storage", "retry_timeout", "\"2s\"")?;
+    agent.init()?;
+    agent.launch()?;
+    agent.wait_status("the agent answers", |_| true)?;
+    repo.s3_server().down();
+    server.archive_with(&agent.archive_command()?)?;
+    for _ in 0..16 {
+        // 12 MiB that compress badly.
+        server.sql(
+            "SELECT pg_logical_emit_message(false, 'backlog', string_agg(md5(random()::text), '')) \
+             FROM generate_series(1, 400000)",
+        )?;
+        server.sql("SELECT pg_switch_wal()")?;
+    }
+    repo.s3_server().up()?;
+    server.sql("SELECT pg_logical_emit_message(false, 'backlog', 'the last one'), pg_switch_wal()")?;
+    wait_for("the backlog is drained", PATIENCE, || Ok((waiting(&server)? == 0).then_some(())))
+        .with_context(|| agent.log_text())?;
+    let peak = agent.peak_memory_mib()?;
+    println!("16 segments of 16 MiB: {peak} MiB at most");
+    // Four segments as they are, and as they are stored.
+    ensure!(peak < 256, "the agent has used {peak} MiB");
+    Ok(())
+}

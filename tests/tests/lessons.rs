@@ -1,0 +1,48 @@
+//! `docs/lessons.md` names tests: each of them exists.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+
+/// Adds the names of all functions and of all rounds of the files below a folder.
+fn names(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            names(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            for line in fs::read_to_string(&path)?.lines() {
+                let line = line.trim().trim_start_matches("async ");
+                let name = |text: &str| {
+                    text.split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned)
+                };
+                found.extend(line.strip_prefix("fn ").and_then(name));
+                found.extend(line.starts_with("seed_").then(|| name(line)).flatten());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_test_that_is_named_exists() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut there = BTreeSet::new();
+    for part in ["agent", "archive-cmd", "proto", "repository", "restore-cmd", "tests"] {
+        for folder in ["src", "tests"] {
+            names(&root.join(part).join(folder), &mut there)?;
+        }
+    }
+    let text = fs::read_to_string(root.join("docs/lessons.md"))?;
+    let cells = text.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.rsplit('|').nth(1));
+    let named: Vec<&str> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|name| name.contains('_') && !name.contains(' '))
+        .collect();
+    assert!(named.len() > 80, "only {} tests are named", named.len());
+    let gone: Vec<_> = named.into_iter().filter(|name| !there.contains(*name)).collect();
+    assert!(gone.is_empty(), "docs/lessons.md names tests that do not exist: {gone:?}");
+    Ok(())
+}
