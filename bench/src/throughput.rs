@@ -51,7 +51,7 @@ pub(crate) fn run() -> Result<Report> {
 /// The agent's memory while it streams what a COPY makes.
 pub(crate) fn memory() -> Result<Report> {
     let mut report = Report::new("memory of walkeep run while it streams");
-    for (segment_mib, rows, goal) in [(16, ROWS, 32), (1024, 4 * ROWS, 64)] {
+    for (segment_mib, rows, goal) in [(16, ROWS, 32), (1024, 3 * ROWS, 64)] {
         let scene = Scene { segment_mib, conf: &[("min_wal_size", "2GB")], ..Scene::default() };
         let mut stage = Stage::set(&scene)?;
         let file = prepare(&stage, rows)?;

@@ -214,7 +214,9 @@ impl Tail {
     }
 
     fn window_end(&self) -> Lsn {
-        self.window_start + self.window_size
+        // Windows need not divide a segment: of a gigabyte the last one is shorter.
+        let segment = self.size.segment_at(self.window_start);
+        segment.end(self.size).min(self.window_start + self.window_size)
     }
 
     fn name(&self, segment: SegmentNo) -> SegmentName {

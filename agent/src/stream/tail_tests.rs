@@ -163,7 +163,7 @@ proptest! {
     fn everything_is_stored_and_nothing_acknowledged_early(
         steps in steps(),
         at_once: bool,
-        window in prop_oneof![Just(MIB), Just(MIB / 4)],
+        window in prop_oneof![Just(MIB), Just(MIB / 4), Just(MIB / 8 * 3)],
     ) {
         let flush = if at_once { Flush::AtOnce } else { Flush::Every(Duration::from_secs(1)) };
         let (tail, world) = play(Tail::with_window(start(flush, Vec::new()), window), steps);
