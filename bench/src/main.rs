@@ -8,6 +8,7 @@ mod commits;
 mod delay;
 mod fetch;
 mod full_backup;
+mod incremental;
 mod pgbackrest;
 mod picture;
 mod receiver;
@@ -25,7 +26,7 @@ use report::Report;
 
 type Bench = (&'static str, &'static str, fn() -> Result<Report>);
 
-const BENCHES: [Bench; 9] = [
+const BENCHES: [Bench; 10] = [
     (
         "archive-cmd",
         "a segment that the agent holds, against cat and cp; start-up, against true",
@@ -35,6 +36,11 @@ const BENCHES: [Bench; 9] = [
         "full-backup",
         "a full backup of 2 GB, against pg_basebackup --compress=client-zstd:1",
         full_backup::run,
+    ),
+    (
+        "incremental",
+        "an incremental backup of 2 GB after 1 % of the pages changed at random, against a full one",
+        incremental::run,
     ),
     ("commits", "commits per second with a synchronous standby, against pg_receivewal", commits::run),
     ("delay", "from a commit to its WAL in the repository, on S3", delay::run),
