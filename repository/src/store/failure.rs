@@ -62,9 +62,9 @@ fn undecided(what: String, error: &object_store::Error, text: &str) -> Error {
                    reads parts";
         return Error::Refused { what, why: why.into() };
     }
-    // A range that begins after the end: some stores send what they have, and the client finds that it is nothing.
-    if text.contains("Wanted range starting at") {
-        return Error::Invalid { what, why: innermost(error) };
+    // The client's own verdict on an answer that came.
+    if innermost(error).contains("Wanted range starting at") {
+        return Error::Refused { what, why: innermost(error) };
     }
     match status(text) {
         // The store understood, and will say the same next time.
@@ -165,6 +165,12 @@ mod tests {
     fn a_store_that_reads_no_parts_is_no_outage() {
         let error = classify("x", &generic("Received non-partial response when range requested"));
         assert!(matches!(&error, Error::Refused { why, .. } if why.contains("part")), "{error}");
+    }
+
+    #[test]
+    fn a_range_behind_the_end_is_no_outage() {
+        let error = generic("Wanted range starting at 10000, but object was only 10000 bytes long");
+        assert!(matches!(classify("x", &error), Error::Refused { .. }));
     }
 
     #[test]
