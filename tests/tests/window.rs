@@ -138,12 +138,12 @@ fn the_window_is_true(major: u32, store: StoreKind, seed: u64, moments: u32) -> 
 
 #[test]
 fn pg15_file() -> Result<()> {
-    the_window_is_true(15, StoreKind::File, 15, 3)
+    the_window_is_true(15, StoreKind::File, 15, 2)
 }
 
 #[test]
 fn pg18_s3() -> Result<()> {
-    the_window_is_true(18, StoreKind::S3, 18, 3)
+    the_window_is_true(18, StoreKind::S3, 18, 2)
 }
 
 #[test]
