@@ -83,7 +83,7 @@ fn play(schedules: u64) {
 
 #[test]
 fn schedules() {
-    play(6_000);
+    play(2_000);
 }
 
 #[test]
