@@ -16,7 +16,7 @@ use repository::Branch;
 use repository::catalogue::Lineage;
 use tokio::task::JoinSet;
 
-use super::spool::Spool;
+use super::spool::{Filling, Spool};
 use super::{Following, segment};
 
 /// The most that a spool holds, unless a single segment is larger.
@@ -40,15 +40,18 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 /// The repository or the file system fails. Nothing is lost by that: the server's own request will meet the same.
 pub async fn fetch_ahead(branch: &Branch, spool: &Spool, following: Following) -> Result<()> {
-    let Some(_filling) = spool.fill()? else { return Ok(()) };
+    let Some(filling) = spool.fill()? else { return Ok(()) };
     spool.sweep_parts();
     spool.sweep_others();
-    let filled = fill(branch, spool, following).await;
-    spool.remove();
+    let filled = fill(branch, spool, &filling, following).await;
+    // Where it was removed and made anew it is somebody else's.
+    if filling.is_of(spool) {
+        spool.remove();
+    }
     filled
 }
 
-async fn fill(branch: &Branch, spool: &Spool, following: Following) -> Result<()> {
+async fn fill(branch: &Branch, spool: &Spool, filling: &Filling, following: Following) -> Result<()> {
     let size = branch.segment_size();
     let most = (MOST_BYTES / size.bytes()).clamp(1, MOST_SEGMENTS);
     let Some(mut asked) = spool.asked() else { return Ok(()) };
@@ -58,7 +61,7 @@ async fn fill(branch: &Branch, spool: &Spool, following: Following) -> Result<()
     let mut end: Option<SegmentName> = None;
     loop {
         // Gone: the recovery has come to its end.
-        let Some(now) = spool.asked() else { return Ok(()) };
+        let Some(now) = spool.asked().filter(|_| filling.is_of(spool)) else { return Ok(()) };
         if now != asked {
             if now.timeline != asked.timeline {
                 lineage = self::lineage(branch, now, following).await?;

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -35,7 +35,16 @@ pub struct Spool {
 /// The right to fill a spool; the only one.
 #[derive(Debug)]
 pub(super) struct Filling {
-    _lock: File,
+    lock: File,
+}
+
+impl Filling {
+    /// Whether `spool` is still the one that this right is about, and not another that somebody has made in its place.
+    pub(super) fn is_of(&self, spool: &Spool) -> bool {
+        let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let (own, there) = (self.lock.metadata(), fs::metadata(spool.path.join(LOCK)));
+        own.is_ok_and(|own| there.is_ok_and(|there| place(own) == place(there)))
+    }
 }
 
 impl Spool {
@@ -111,7 +120,7 @@ impl Spool {
     pub(super) fn fill(&self) -> io::Result<Option<Filling>> {
         let lock = File::options().create(true).truncate(false).write(true).open(self.path.join(LOCK))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Filling { _lock: lock })),
+            Ok(()) => Ok(Some(Filling { lock })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
