@@ -15,7 +15,7 @@ fn keep_and_expire(major: u32, store: StoreKind) -> Result<()> {
     let server = Postgres::build(&installation, "data").env(repo.environment()).start(&world)?;
     let mut agent = Agent::configure(&world, &server, &repo)?;
     agent.set("retention", "full", "1")?;
-    agent.set("retention", "grace", "\"2s\"")?;
+    agent.set("retention", "grace", "\"1m\"")?;
     agent.init()?;
     server.archive_with(&agent.archive_command()?)?;
     agent.start()?;
@@ -53,7 +53,7 @@ fn keep_and_expire(major: u32, store: StoreKind) -> Result<()> {
 
     agent.walkeep(&["expire"])?.ok()?;
     assert_eq!(agent.labels()?, [second.clone(), third.clone()], "what is condemned is not offered any more");
-    wait_for("the grace period is over", Duration::from_secs(90), || {
+    wait_for("the grace period is over", Duration::from_secs(200), || {
         agent.walkeep(&["expire"])?.ok()?;
         let left = repo.objects()?.iter().any(|object| object.key.contains(&format!("/backup/{first}/")));
         Ok((!left).then_some(()))

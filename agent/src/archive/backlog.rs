@@ -1,6 +1,6 @@
-//! The backlog: after an outage a server has many segments waiting, and hands them over one at a time. While one is
-//! stored, those behind it are stored beside it, in order, and the archiver finds them done when it gets there. So what
-//! limits the time to drain is the store's throughput, not its latency times the number of segments.
+//! The backlog: after an outage a server has many segments waiting, and hands them over one at a time, each by a process of its
+//! own. The agent does not wait for it: it stores what is ready behind the last one, strictly in order, and the archiver
+//! finds it done when it gets there. In order, so that a crash at any moment leaves no hole.
 
 use std::fs::File;
 use std::io;
@@ -8,17 +8,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use proto::wal::{SegmentName, WalFile};
-use tokio::task::JoinSet;
 use tracing::{debug, info};
 
-use super::ship::{Archive, ArchiveError, CONCURRENCY, Offer};
+use super::ship::{Archive, ArchiveError, Offer};
 
 /// Begins to store what waits behind `segment` in the folder of `path`, unless that is going on already. `source` is
 /// what the archiver has handed over: the folder is looked at only if the same file lies there, since the path is the
 /// server's, which may be in a container with other folders.
-pub(super) fn look_ahead(archive: &Archive, path: PathBuf, source: &File, segment: SegmentName) {
+pub(super) fn look_ahead(archive: &Archive, path: PathBuf, source: File, segment: SegmentName) {
     let Some(right) = archive.begin_ahead() else { return };
-    let Ok(source) = source.try_clone() else { return };
     let archive = archive.clone();
     tokio::spawn(async move {
         let _right = right;
@@ -39,7 +37,6 @@ async fn drain(
     mut after: SegmentName,
 ) -> Result<usize, ArchiveError> {
     let Some(folder) = path.parent().map(Path::to_owned) else { return Ok(0) };
-    let mut shipping: JoinSet<Result<(), ArchiveError>> = JoinSet::new();
     let mut stored = 0;
     let source = std::sync::Arc::new(source);
     loop {
@@ -49,34 +46,19 @@ async fn drain(
             tokio::task::spawn_blocking(move || ready_beside(&path, &source)).await?.unwrap_or_default()
         };
         let next = waiting(names.iter().map(String::as_str), after);
-        if next.is_empty() && shipping.is_empty() {
+        if next.is_empty() {
             return Ok(stored);
         }
         for segment in next {
             after = segment;
-            // What the stream is bringing need not be brought twice.
+            // What the stream is bringing need not be brought twice; what somebody else brings comes before what is behind.
             if archive.known().is_coming(segment) {
-                continue;
+                return Ok(stored);
             }
-            let Some(claim) = archive.known().claim(segment) else { continue };
-            while shipping.len() >= CONCURRENCY {
-                stored += finished(&mut shipping).await?;
-            }
-            let (archive, path) = (archive.clone(), folder.join(segment.to_string()));
-            shipping.spawn(async move {
-                let _claim = claim;
-                ship(&archive, path, segment).await
-            });
+            let Some(_claim) = archive.known().claim(segment) else { return Ok(stored) };
+            ship(archive, folder.join(segment.to_string()), segment).await?;
+            stored += 1;
         }
-        stored += finished(&mut shipping).await?;
-    }
-}
-
-/// Waits until one of them is done.
-async fn finished(shipping: &mut JoinSet<Result<(), ArchiveError>>) -> Result<usize, ArchiveError> {
-    match shipping.join_next().await {
-        Some(done) => done?.map(|()| 1),
-        None => Ok(0),
     }
 }
 

@@ -20,7 +20,7 @@ use tracing::info;
 use super::{KnownSegments, backlog};
 
 /// Files that are stored side by side: of 16 MiB each, 64 MiB of memory; larger ones are read in pieces.
-pub(super) const CONCURRENCY: usize = 4;
+const CONCURRENCY: usize = 4;
 
 /// How long a call waits for what the stream is storing just now, before it does the work itself.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -159,11 +159,14 @@ impl Archive {
                 break claim;
             }
         };
-        // The archiver is not waiting for what the stream has done: there may be more behind this one.
-        if let Some(path) = offer.path.clone() {
-            backlog::look_ahead(self, path, &offer.source, segment);
+        let (path, source) = (offer.path.clone(), offer.source.try_clone());
+        self.store(offer, segment).await?;
+        // The archiver is not waiting for what the stream has done: there may be more behind this one. Not before this
+        // one is stored: what lies behind a hole is of no use.
+        if let (Some(path), Ok(source)) = (path, source) {
+            backlog::look_ahead(self, path, source, segment);
         }
-        self.store(offer, segment).await
+        Ok(())
     }
 
     /// Makes a segment durable, or finds that it is.

@@ -157,6 +157,15 @@ async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<Manifest
         Base::Full { .. } => None,
         Base::Parent(manifest) => Some(manifest),
     };
+    // From the intent on `expire` spares the parent; before, it may have condemned it.
+    if let Some(parent) = &parent
+        && !plan.branch.backups().await?.iter().any(|backup| backup.label == parent.head.label)
+    {
+        return Err(failure(
+            format!("backup {}, with which this one was to be compared, goes just now", parent.head.label),
+            "take the backup again",
+        ));
+    }
     let native = parent.as_ref().is_some_and(|parent| by_server(&plan, &parent.head, args.by));
     match &parent {
         None => tracing::info!(%label, wal = ?plan.wal, "taking a full backup"),

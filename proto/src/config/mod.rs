@@ -168,7 +168,7 @@ pub struct RetentionConfig {
     /// `window` or `full`; with neither everything is kept.
     pub keep: Option<Retention>,
     /// `grace`: how long what is to be deleted waits, condemned. It must be longer than the longest restore. Default
-    /// `"1d"`; at most a century.
+    /// `"1d"`; at least a minute, at most a century.
     pub grace: Duration,
 }
 

@@ -69,7 +69,7 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
         retention: RetentionConfig {
             keep: reader.retention("retention.window", "retention.full")?,
             grace: reader
-                .duration("retention.grace", Duration::ZERO..=CENTURY)?
+                .duration("retention.grace", MINUTE..=CENTURY)?
                 .unwrap_or(RetentionConfig::default().grace),
         },
         schedule: ScheduleConfig {

@@ -126,7 +126,7 @@ impl Branch {
         };
         let mut backups = Vec::new();
         for (label, members) in found {
-            if !condemned.contains(&label) || self.is_marked(&members).await? {
+            if !condemned.contains(&label) || self.is_marked(&label, &members).await? {
                 backups.extend(newest(&label, &members));
             }
         }
@@ -139,10 +139,18 @@ impl Branch {
         Ok(found.into_iter().filter_map(|(label, members)| newest(&label, &members)).collect())
     }
 
-    async fn is_marked(&self, members: &[(Member, ObjectInfo)]) -> Result<bool> {
+    async fn is_marked(&self, label: &BackupLabel, members: &[(Member, ObjectInfo)]) -> Result<bool> {
         let marks = members.iter().filter(|(member, _)| *member == Member::Keep);
         let marks: Vec<ObjectInfo> = marks.map(|(_, object)| object.clone()).collect();
-        Ok(self.read_keep(&marks).await?.is_some_and(|keep| keep.holds(Timestamp::now())))
+        match self.read_keep(&marks).await {
+            Ok(keep) => Ok(keep.is_some_and(|keep| keep.holds(Timestamp::now()))),
+            // A mark that cannot be read must not keep anybody from restoring.
+            Err(error @ (Error::Corrupt { .. } | Error::Locked { .. } | Error::Invalid { .. })) => {
+                tracing::warn!("nobody knows until when backup {label} is kept: {error}");
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The whole backup of that label.

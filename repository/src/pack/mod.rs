@@ -32,6 +32,11 @@ pub(crate) fn pack_key(name: &PackName) -> Key {
     Key::root().child(FOLDER).child(name.label()).child(name.id())
 }
 
+/// Where all packs of a branch lie, below it.
+pub(crate) fn folder() -> Key {
+    Key::root().child(FOLDER)
+}
+
 /// The pack that an object is, or whose blocks' digests it holds, by its key below the branch.
 pub(crate) fn parse_key(key: &Key) -> Option<PackName> {
     let below = |folder| key.below(&Key::root().child(folder));

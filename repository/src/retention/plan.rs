@@ -93,18 +93,20 @@ impl Plan {
     /// Decides what goes.
     pub fn new(survey: &Survey, retention: Option<Retention>, grace: Duration) -> Self {
         let finished = survey.finished();
-        let newest_wal = survey.newest_wal();
+        let (broken, doubt) = (survey.without_packs(), survey.doubt());
         let case = Case {
             inventory: &survey.inventory,
             finished: &finished,
-            newest_wal: &newest_wal,
+            broken: &broken,
+            doubt: doubt.as_deref(),
             keeps: &survey.keeps,
             running: &survey.running,
             now: survey.now,
         };
         let (verdicts, horizon) = judge(&case, retention);
         let (at_work, cut_off) = survey.incomplete();
-        let mut planner = Planner { survey, at_work, cut_off, reasons: Vec::new(), held_back: Vec::new() };
+        let mut planner =
+            Planner { survey, at_work, cut_off, reasons: Vec::new(), held_back: Vec::from_iter(doubt) };
         let kept: BTreeMap<&BackupLabel, &Verdict> =
             verdicts.iter().filter(|verdict| verdict.is_kept()).map(|v| (&v.label, v)).collect();
         planner.backups(&kept);
@@ -144,7 +146,8 @@ impl Planner<'_> {
             let why = match (generation.is_some(), member) {
                 (_, Member::Stray) => continue,
                 (true, Member::Manifest { generation: this }) if kept.contains_key(&label) => {
-                    if generation.is_none_or(|newest| this >= newest) {
+                    // The older one may be all that can be read.
+                    if generation.is_none_or(|newest| this >= newest) || !survey.packs.contains_key(&label) {
                         continue;
                     }
                     Why::OldGeneration(label)
@@ -166,7 +169,7 @@ impl Planner<'_> {
         let mut needed: BTreeSet<&PackName> = BTreeSet::new();
         for label in kept.keys() {
             match survey.packs.get(*label) {
-                Some(packs) => needed.extend(packs),
+                Some(packs) => needed.extend(packs.keys()),
                 None => {
                     self.held_back.push(format!(
                         "no pack goes while the manifest of backup {label} cannot be read: it may need any of them"

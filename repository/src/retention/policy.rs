@@ -32,6 +32,8 @@ pub enum Reason {
     Marked(Option<Timestamp>),
     /// No backup can be restored, so none goes.
     NothingRestorable,
+    /// Something speaks against any judgement.
+    Doubt,
     /// Its manifest cannot be read, so nobody knows.
     Unreadable,
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Reason {
             Reason::Marked(None) => f.write_str("to be kept for ever"),
             Reason::Marked(Some(until)) => write!(f, "to be kept until {until}"),
             Reason::NothingRestorable => f.write_str("no backup can be restored, so none goes"),
+            Reason::Doubt => f.write_str("nobody can judge what may go"),
             Reason::Unreadable => f.write_str("its manifest cannot be read"),
         }
     }
@@ -81,8 +84,10 @@ pub(super) struct Case<'a> {
     pub(super) inventory: &'a Inventory,
     /// When each backup's manifest was written, by the store's clock.
     pub(super) finished: &'a BTreeMap<BackupLabel, Timestamp>,
-    /// When the newest WAL of each timeline was written, by the store's clock.
-    pub(super) newest_wal: &'a BTreeMap<TimelineId, Timestamp>,
+    /// Backups that lack what their manifests name.
+    pub(super) broken: &'a BTreeSet<BackupLabel>,
+    /// Why nobody can judge what may go.
+    pub(super) doubt: Option<&'a str>,
     pub(super) keeps: &'a BTreeMap<BackupLabel, Keep>,
     /// Running backups, with those that they are compared with.
     pub(super) running: &'a BTreeMap<BackupLabel, Option<BackupLabel>>,
@@ -110,6 +115,7 @@ pub(super) fn judge(case: &Case<'_>, retention: Option<Retention>) -> (Vec<Verdi
         case.inventory.backups.iter().filter(|head| case.is_restorable(head)).collect();
     let mut horizon = None;
     match (retention, restorable.iter().max_by_key(|head| case.finished(head))) {
+        _ if case.doubt.is_some() => all().for_each(|label| keep(label, Reason::Doubt)),
         (None, _) => all().for_each(|label| keep(label, Reason::NoPolicy)),
         (Some(_), None) => all().for_each(|label| keep(label, Reason::NothingRestorable)),
         (Some(Retention::Window(window)), Some(newest)) => {
@@ -160,17 +166,19 @@ impl Case<'_> {
 
     fn is_restorable(&self, head: &ManifestHead) -> bool {
         let lineage = self.inventory.lineage(head.stop_timeline);
-        self.inventory.reach(head, &lineage).is_some()
+        !self.broken.contains(&head.label) && self.inventory.reach(head, &lineage).is_some()
     }
 
-    /// For each timeline that was written to after `opens`: the newest backup before, from which it can be reached.
+    /// For each timeline: the newest backup before `opens` from which it can be reached. Also for one that is quiet: nobody
+    /// but an operator knows that it is given up.
     fn opening(&self, opens: Timestamp) -> Vec<(TimelineId, &ManifestHead)> {
-        let written = self.newest_wal.iter().filter(|(_, written)| **written > opens);
-        let opening = written.filter_map(|(timeline, _)| {
-            let lineage = self.inventory.lineage(*timeline);
-            let before = self.inventory.backups.iter().filter(|head| self.finished(head) <= opens);
+        let timelines = self.inventory.timelines().into_iter();
+        let opening = timelines.filter_map(|timeline| {
+            let lineage = self.inventory.lineage(timeline);
+            let usable = self.inventory.backups.iter().filter(|head| !self.broken.contains(&head.label));
+            let before = usable.filter(|head| self.finished(head) <= opens);
             let reaching = before.filter(|head| self.inventory.reach(head, &lineage).is_some());
-            Some((*timeline, reaching.max_by_key(|head| self.finished(head))?))
+            Some((timeline, reaching.max_by_key(|head| self.finished(head))?))
         });
         opening.collect()
     }

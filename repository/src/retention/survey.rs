@@ -5,15 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use proto::TimelineId;
 use proto::wal::SegmentName;
 
 use super::condemned::{self, Condemned};
 use super::keep::Keep;
 use crate::backup::{BackupLabel, BackupRef, Member, SILENCE, parse_member};
-use crate::catalogue::Inventory;
+use crate::catalogue::{Inventory, UnreadableBackup};
 use crate::pack::PackName;
-use crate::wal::WalObject;
 use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
 
 /// Manifests that are read side by side.
@@ -30,8 +28,8 @@ pub struct Survey {
     pub inventory: Inventory,
     /// The generation of each readable backup's manifest that counts.
     pub generations: BTreeMap<BackupLabel, u32>,
-    /// The packs that each readable backup names.
-    pub packs: BTreeMap<BackupLabel, BTreeSet<PackName>>,
+    /// The packs that each readable backup names, with their lengths in the store.
+    pub packs: BTreeMap<BackupLabel, BTreeMap<PackName, u64>>,
     /// Backups that are kept because somebody said so.
     pub keeps: BTreeMap<BackupLabel, Keep>,
     /// Running backups, with those that they are compared with.
@@ -63,13 +61,25 @@ impl Survey {
         // After the running ones: one that is finished meanwhile is among these.
         let backups = branch.all_backups().await?;
         let generations = backups.iter().map(|backup| (backup.label.clone(), backup.generation)).collect();
-        let inventory = Inventory::of(branch, backups.clone()).await?;
-        let packs = stream::iter(backups)
+        let mut inventory = Inventory::of(branch, backups.clone()).await?;
+        let found: Vec<_> = stream::iter(backups)
             .map(|backup| async move { packs_of(branch, backup).await })
             .buffered(SIDE_BY_SIDE)
-            .try_filter_map(async |found| Ok(found))
             .try_collect()
             .await?;
+        let mut packs = BTreeMap::new();
+        for found in found {
+            match found {
+                Ok((label, named)) => drop(packs.insert(label, named)),
+                // The head alone looked well. A backup of which only the head can be read is none to rely on.
+                Err(backup) => {
+                    inventory.backups.retain(|head| head.label != backup.label);
+                    if !inventory.unreadable.iter().any(|known| known.label == backup.label) {
+                        inventory.unreadable.push(backup);
+                    }
+                }
+            }
+        }
         let mut marks: BTreeMap<BackupLabel, Vec<ObjectInfo>> = BTreeMap::new();
         for object in branch.store().list(&branch.key(&crate::backup::folder())).await? {
             let name = object.key.below(branch.root()).and_then(|name| Key::new(name).ok());
@@ -127,32 +137,66 @@ impl Survey {
         finished
     }
 
-    /// When the newest WAL of each timeline was written, by the store's clock.
-    pub(super) fn newest_wal(&self) -> BTreeMap<TimelineId, Timestamp> {
-        let mut newest: BTreeMap<TimelineId, Timestamp> = BTreeMap::new();
-        for object in &self.objects {
-            let segment = match WalObject::parse(&object.key) {
-                Some(WalObject::Segment(segment, _)) => segment,
-                Some(WalObject::Fragment(fragment)) => fragment.segment,
-                _ => continue,
-            };
-            let last = newest.entry(segment.timeline).or_insert(object.modified);
-            *last = object.modified.max(*last);
+    /// Backups that name a pack which is not there, or not as long as it was.
+    pub(super) fn without_packs(&self) -> BTreeSet<BackupLabel> {
+        let sizes: BTreeMap<PackName, u64> = self
+            .objects
+            .iter()
+            .filter(|object| object.key.below(&crate::pack::folder()).is_some())
+            .filter_map(|object| Some((crate::pack::parse_key(&object.key)?, object.size)))
+            .collect();
+        let listed: BTreeSet<BackupLabel> =
+            self.objects.iter().filter_map(|object| crate::backup::label_of_manifest(&object.key)).collect();
+        let lacking = self.packs.iter().filter(|(label, packs)| {
+            // Of one whose manifest came after the objects were listed, the packs need not be among them.
+            listed.contains(*label) && packs.iter().any(|(name, size)| sizes.get(name) != Some(size))
+        });
+        lacking.map(|(label, _)| label.clone()).collect()
+    }
+
+    /// Why nobody can judge what may go; `None` if nothing speaks against it.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let finished = self.finished();
+        if let Some((label, at)) = finished.iter().find(|(_, at)| **at > self.now) {
+            return Some(format!(
+                "backup {label} was written at {at}, which is yet to come: the store's clock is wrong"
+            ));
         }
-        newest
+        let mut heads: Vec<_> = self.inventory.backups.iter().collect();
+        heads.sort_by_key(|head| (head.stop_timeline, head.stop_lsn));
+        for pair in heads.windows(2) {
+            let (earlier, later) = (finished.get(&pair[0].label), finished.get(&pair[1].label));
+            let disagree = earlier.zip(later).is_some_and(|(earlier, later)| earlier > later);
+            if pair[0].stop_timeline == pair[1].stop_timeline && disagree {
+                return Some(format!(
+                    "backup {} was written before backup {}, and ended after it: the store's times are not those of the backups",
+                    pair[1].label, pair[0].label
+                ));
+            }
+        }
+        self.inventory.timelines().into_iter().find_map(|timeline| {
+            let why = self.inventory.certain_lineage(timeline).err()?;
+            Some(format!("nobody knows where timeline {timeline} came from: {why}"))
+        })
     }
 }
 
-/// `None` if the manifest cannot be read, which the inventory tells, too.
-async fn packs_of(branch: &Branch, backup: BackupRef) -> Result<Option<(BackupLabel, BTreeSet<PackName>)>> {
+/// The outer error is the store's; the inner one says that the manifest cannot be used.
+async fn packs_of(
+    branch: &Branch,
+    backup: BackupRef,
+) -> Result<Result<(BackupLabel, BTreeMap<PackName, u64>), UnreadableBackup>> {
     match branch.read_packs(&backup).await {
         Ok(packs) => {
-            let names = packs.into_iter().map(|pack| pack.name().clone()).collect();
-            Ok(Some((backup.label, names)))
+            let named = packs.into_iter().map(|pack| (pack.name().clone(), pack.stored_length()));
+            Ok(Ok((backup.label, named.collect())))
         }
-        Err(Error::Corrupt { .. } | Error::Locked { .. } | Error::Invalid { .. } | Error::Absent { .. }) => {
-            Ok(None)
-        }
+        Err(
+            error @ (Error::Corrupt { .. }
+            | Error::Locked { .. }
+            | Error::Invalid { .. }
+            | Error::Absent { .. }),
+        ) => Ok(Err(UnreadableBackup { label: backup.label, error })),
         Err(error) => Err(error),
     }
 }

@@ -6,12 +6,15 @@ use std::io::{self, Write};
 use proto::Digest;
 use proto::wal::SegmentName;
 
-use super::condemned::{Condemned, folder};
+use super::condemned::folder;
 use super::plan::{Plan, Removal, Why};
 use super::survey::Survey;
-use crate::backup::BackupLabel;
+use crate::backup::{BackupLabel, Member, parse_member};
 use crate::pack::PackName;
-use crate::{Branch, Error, FragmentName, Key, Result};
+use crate::{Branch, Error, FragmentName, Key, ObjectInfo, Result};
+
+/// Why a run stops.
+const ANOTHER: &str = "something has changed since this run looked: another run, a backup, or a mark; nothing more goes before the next run";
 
 /// What became of a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -34,11 +37,16 @@ impl Branch {
     /// The store failed. That it refuses a deletion is no error: the credentials may not delete, or the object is locked.
     pub async fn sweep(&self, survey: &Survey, plan: &Plan) -> Result<Swept> {
         let condemned = plan.condemned();
+        let mut sweep = Sweep { branch: self, swept: Swept::default() };
+        if self.condemned().await? != survey.condemned {
+            sweep.swept.held_back.push(ANOTHER.to_owned());
+            return Ok(sweep.swept);
+        }
+        let before = self.store().list_folder(&self.key(&folder())).await?.objects;
         if condemned != survey.condemned {
             // First of all: who begins to read or to compare from now on does not use what goes.
             self.put_condemned(&condemned).await?;
         }
-        let mut sweep = Sweep { branch: self, swept: Swept::default() };
         let due = |of: fn(&Why) -> bool| plan.removals.iter().filter(move |r| r.is_due && of(&r.why));
         // A backup's manifests go before anything that they name, older generations first: as long as the newest is there,
         // the backup is whole, and nothing else of it is touched.
@@ -61,8 +69,17 @@ impl Branch {
                 sweep.delete(removal).await?;
             }
         }
-        let named: BTreeSet<&PackName> =
-            staying.iter().filter_map(|label| survey.packs.get(*label)).flatten().collect();
+        // A look at what has happened meanwhile. From here on no manifest goes, so nothing can come to need what goes now but
+        // what is new since the survey.
+        if self.condemned().await? != condemned || self.has_news(survey).await? {
+            sweep.swept.held_back.push(ANOTHER.to_owned());
+            return Ok(sweep.swept);
+        }
+        let named: BTreeSet<&PackName> = staying
+            .iter()
+            .filter_map(|label| survey.packs.get(*label))
+            .flat_map(|packs| packs.keys())
+            .collect();
         for removal in due(|why| matches!(why, Why::Pack(_))) {
             if !matches!(&removal.why, Why::Pack(pack) if named.contains(pack)) {
                 sweep.delete(removal).await?;
@@ -82,18 +99,28 @@ impl Branch {
         for removal in due(|why| matches!(why, Why::OldEpoch(_))) {
             sweep.delete(removal).await?;
         }
-        self.forget_old_records(&condemned).await?;
+        if condemned != survey.condemned {
+            self.forget_records(&before).await?;
+        }
         Ok(sweep.swept)
     }
 
-    /// Records that a newer one has replaced. Whoever may not delete leaves them.
-    async fn forget_old_records(&self, now: &Condemned) -> Result<()> {
-        let mut records = self.store().list_folder(&self.key(&folder())).await?.objects;
-        records.sort_by_key(|object| (object.modified, object.key.clone()));
-        let newest = records.iter().rposition(|object| object.key.name().starts_with("record-"));
-        let keep = newest.filter(|_| !now.since.is_empty()).map(|at| records[at].key.clone());
-        // An empty record says as much as none, but must outlive those that it replaces.
-        for object in records.iter().filter(|object| Some(&object.key) != keep.as_ref()) {
+    /// Whether a backup has begun, was finished, or was marked since the survey.
+    async fn has_news(&self, survey: &Survey) -> Result<bool> {
+        let known: BTreeSet<&Key> = survey.objects.iter().map(|object| &object.key).collect();
+        let listed = self.store().list(&self.key(&crate::backup::folder())).await?;
+        let mut names = listed.iter().filter_map(|object| Key::new(object.key.below(self.root())?).ok());
+        Ok(names.any(|name| {
+            let news = [Member::Intent, Member::Keep];
+            let member = parse_member(&name).map(|(_, member)| member);
+            let counts = member.is_some_and(|m| news.contains(&m) || matches!(m, Member::Manifest { .. }));
+            counts && !known.contains(&name)
+        }))
+    }
+
+    /// Records that the present one has replaced. Whoever may not delete leaves them.
+    async fn forget_records(&self, before: &[ObjectInfo]) -> Result<()> {
+        for object in before {
             match self.store().delete(&object.key).await {
                 Ok(()) => {}
                 Err(Error::Refused { .. }) => return Ok(()),
