@@ -322,8 +322,8 @@ async fn what_was_cut_off_goes_and_what_runs_is_left_alone() {
     for name in [format!("backup/{running}/intent"), format!("pack/{running}/")] {
         assert!(keys.iter().any(|key| key.starts_with(&name)), "{name}");
     }
-    assert!(world.listed().await.contains(&world.labels[0]));
-    world.check().await;
+    assert!(world.listed().await.contains(&world.labels[0]), "what a running backup is compared with stays");
+    assert!(keys.iter().any(|key| key.starts_with(&format!("pack/{}/", world.labels[0]))));
 }
 
 #[tokio::test]
