@@ -1,7 +1,7 @@
 //! Is this server protected? What `walkeep check` looks at, and what it concludes.
 //!
-//! [`gather`] asks the server, the agent, the repository and this machine, and answers with [`Observed`]: plain data.
-//! The [`rules`] are pure: what was observed goes in, findings come out, each with its fix. At last [`round_trip`] proves
+//! `gather` asks the server, the agent, the repository and this machine, and answers with `Observed`: plain data.
+//! The `rules` are pure: what was observed goes in, findings come out, each with its fix. At last `round_trip` proves
 //! with a WAL switch that what the settings promise does happen.
 
 mod command;
