@@ -28,7 +28,8 @@ pub(super) fn needed<'a>(
                 }
             }
         };
-        need(&inventory.lineage(head.stop_timeline), head.stop_lsn);
+        // A server reads ahead while it recovers, and stops if it meets a hole there: two segments more.
+        need(&inventory.lineage(head.stop_timeline), head.stop_lsn + 2 * size.bytes());
         if opens_a_window {
             for lineage in timelines.iter().map(|timeline| inventory.lineage(*timeline)) {
                 if lineage.contains(head.stop_timeline, head.stop_lsn) {
