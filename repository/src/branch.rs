@@ -142,6 +142,7 @@ impl Branch {
             from: None,
             to: None,
             server_time: None,
+            ahead: 0,
             writer: self.writer(),
             encryption: Encryption::None,
         }

@@ -34,6 +34,7 @@ fn header(kind: Kind) -> Header {
         from: Some(Lsn(0x300_0000)),
         to: Some(Lsn(0x400_0000)),
         server_time: Some(ServerTime::from_unix_micros(1_800_000_000_000_001)),
+        ahead: 0,
         writer: WriterId::from_number(0x00c0_ffee_00c0_ffee),
         encryption: Encryption::None,
     }

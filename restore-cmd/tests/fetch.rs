@@ -84,6 +84,28 @@ async fn a_hole_is_no_end() {
     assert_eq!(recovery.get(1, 7, None), (126, None));
 }
 
+/// What was stored side by side and never acknowledged does not make its beginning a hole.
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_that_were_stored_ahead_prove_nothing() {
+    let recovery = Recovery::new().await;
+    recovery.fixture.segments(1, 2..5).await;
+    recovery.fixture.ahead(1, 6, 1).await;
+    recovery.fixture.ahead(1, 8, 2).await;
+    // 5 is missing. It was when 6 was stored, but not any more when 8 was.
+    assert_eq!(recovery.get(1, 5, Some(1)), (126, None));
+    assert_eq!(recovery.get(1, 7, Some(1)), (1, None));
+    assert_eq!(recovery.get(1, 6, Some(1)), (0, Some(recovery.fixture.content(1, 6))));
+
+    let recovery = Recovery::new().await;
+    recovery.fixture.segments(1, 2..5).await;
+    recovery.fixture.ahead(1, 6, 1).await;
+    recovery.fixture.ahead(1, 8, 3).await;
+    assert_eq!(recovery.get(1, 5, Some(1)), (1, None));
+    // A tail behind it: somebody was told that all of this is stored.
+    recovery.fixture.tail(1, 9, 100).await;
+    assert_eq!(recovery.get(1, 5, Some(1)), (126, None));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_ends_at_the_fork() {
     let recovery = Recovery::new().await;

@@ -1,11 +1,11 @@
-//! After an outage many segments wait: they are stored ahead of the archiver, in order, and it finds them done.
+//! After an outage many segments wait: they are stored ahead of the archiver, side by side, and it finds them done.
 //!
 //! LESSONS 17, 19, 20.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Agent, Installation, Postgres, Repo, World, wait_for};
+use harness::{Agent, Installation, Postgres, Repo, World, objects, wait_for, workload};
 
 /// 60 segments at a second each would fit in, so that nothing here is a question of speed.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -17,7 +17,7 @@ fn waiting(server: &Postgres) -> Result<usize> {
     Ok(names.filter(|name| name.ends_with(".ready")).count())
 }
 
-/// The segments in the order in which the agent stored them.
+/// The segments that the agent stored.
 fn stored(log: &str) -> Vec<String> {
     let lines = log.lines().filter(|line| line.contains(" archived "));
     lines.filter_map(|line| Some(line.split_once("segment=")?.1.get(..24)?.to_owned())).collect()
@@ -58,13 +58,12 @@ fn sixty_segments_behind_a_slow_store() -> Result<()> {
     let stored = stored(&agent.log_text());
     println!("{} segments in {took:.1?}, {at_once} puts at once", stored.len());
 
-    ensure!(at_once == 1, "{at_once} puts were under way at once: a crash would leave a hole");
+    ensure!((2..=4).contains(&at_once), "{at_once} puts were under way at once");
     ensure!(stored.len() >= behind, "{} segments stored of {behind}", stored.len());
     let mut in_order = stored.clone();
     in_order.sort_unstable();
     in_order.dedup();
     ensure!(in_order.len() == stored.len(), "a segment was stored twice: {stored:?}");
-    ensure!(stored == in_order, "out of order: {stored:?}");
     // Everything that the archiver was told is stored is so.
     let archived = server.sql("SELECT last_archived_wal FROM pg_stat_archiver")?;
     store.faults().latency(Duration::ZERO);
@@ -74,6 +73,70 @@ fn sixty_segments_behind_a_slow_store() -> Result<()> {
         let ours = std::fs::read(&to)?;
         ensure!(ours.len() == 1 << 20, "{segment} has {} bytes", ours.len());
     }
+    Ok(())
+}
+
+/// Server and agent die, and the server's disk is lost, while later segments are stored and an earlier one is not: nobody was
+/// told that any of them is, and so what was acknowledged is all there and can be restored to its end.
+#[test]
+fn what_was_stored_ahead_of_a_lost_segment_is_no_hole() -> Result<()> {
+    let Some(installation) = Installation::any_or_skip() else { return Ok(()) };
+    let world = World::new()?;
+    let repo = Repo::s3(&world)?;
+    let server =
+        Postgres::build(&installation, "data").segment_mib(1).env(repo.environment()).start(&world)?;
+    let mut agent = Agent::configure(&world, &server, &repo)?;
+    agent.set("stream", "enabled", "false")?;
+    agent.set("storage", "retry_timeout", "\"2s\"")?;
+    agent.init()?;
+    agent.launch()?;
+    agent.wait_status("the agent answers", |_| true)?;
+    server.archive_with(&agent.archive_command()?)?;
+    workload::init(&server, 1)?;
+    agent.backup_full()?;
+    workload::transactions(&server, 50)?;
+    let acknowledged = server.mark()?;
+    let last = server.sql("SELECT pg_walfile_name(pg_switch_wal())")?;
+    wait_for("the marked WAL is archived", PATIENCE, || {
+        Ok((server.sql("SELECT last_archived_wal FROM pg_stat_archiver")? >= last).then_some(()))
+    })?;
+
+    let store = repo.s3_server();
+    store.down();
+    let mut lost = Vec::new();
+    for number in 0..6 {
+        server.sql(&format!("SELECT pg_logical_emit_message(false, 'backlog', '{number}')"))?;
+        lost.push(server.sql("SELECT pg_walfile_name(pg_switch_wal())")?);
+    }
+    // The second never comes; the first wakes the look ahead.
+    store.faults().hold_puts(Some(&lost[1]));
+    store.up()?;
+    server.sql("SELECT pg_logical_emit_message(false, 'backlog', 'the last one'), pg_switch_wal()")?;
+    let is_stored = |segment: &str| -> Result<bool> {
+        let objects = objects::list(&store.bucket_folder())?;
+        Ok(objects.iter().any(|object| object.key.contains(&format!("/{segment}-"))))
+    };
+    wait_for("later segments are stored", PATIENCE, || Ok(is_stored(&lost[3])?.then_some(())))
+        .with_context(|| agent.log_text())?;
+    let told = server.sql("SELECT last_archived_wal FROM pg_stat_archiver")?;
+    ensure!(told < lost[1], "{told} was acknowledged although {} is not stored", lost[1]);
+    ensure!(!is_stored(&lost[1])?, "nothing was held");
+    server.destroy()?;
+    agent.kill9()?;
+    store.faults().hold_puts(None);
+
+    let list = agent.list()?;
+    ensure!(list["gaps"].as_array().is_some_and(Vec::is_empty), "a gap is shown: {}", list["gaps"]);
+    let to = world.at("fetched");
+    let fetched = agent.restore_cmd(&["fetch", &lost[1], &to.display().to_string()])?;
+    ensure!(fetched.code == Some(1), "it was never acknowledged, and nothing behind it: {fetched:?}");
+    let data = world.at("restored");
+    agent.restore(&data, &["--archive", "off"])?.ok()?;
+    let restored =
+        Postgres::adopt(&installation, &world, "restored.server", &data)?.with_env(repo.environment());
+    restored.start()?;
+    restored.wait_promoted()?;
+    ensure!(restored.digest_all()? == acknowledged.digest, "what came back is not what was there");
     Ok(())
 }
 

@@ -1,16 +1,21 @@
 //! The backlog: after an outage a server has many segments waiting, and hands them over one at a time, each by a process of its
-//! own. The agent does not wait for it: it stores what is ready behind the last one, strictly in order, and the archiver
-//! finds it done when it gets there. In order, so that a crash at any moment leaves no hole.
+//! own. The agent does not wait for it: it stores what is ready behind the last one, several side by side, and the archiver
+//! finds it done when it gets there. Each tells in its header how many before it were under way: see
+//! [`repository::Branch::put_segment_ahead`]. They become known, and so may be acknowledged, strictly in order.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use proto::wal::{SegmentName, WalFile};
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use proto::Digest;
+use proto::wal::{SegmentName, SegmentSize, WalFile};
 use tracing::{debug, info};
 
-use super::ship::{Archive, ArchiveError, Offer};
+use super::ship::{Archive, ArchiveError, CONCURRENCY, IN_MEMORY, Offer};
 
 /// Begins to store what waits behind `segment` in the folder of `path`, unless that is going on already. `source` is
 /// what the archiver has handed over: the folder is looked at only if the same file lies there, since the path is the
@@ -38,7 +43,7 @@ async fn drain(
 ) -> Result<usize, ArchiveError> {
     let Some(folder) = path.parent().map(Path::to_owned) else { return Ok(0) };
     let mut stored = 0;
-    let source = std::sync::Arc::new(source);
+    let source = Arc::new(source);
     loop {
         let names = {
             let (path, source) = (path.clone(), source.clone());
@@ -46,24 +51,75 @@ async fn drain(
             tokio::task::spawn_blocking(move || ready_beside(&path, &source)).await?.unwrap_or_default()
         };
         let next = waiting(names.iter().map(String::as_str), after);
-        if next.is_empty() {
-            return Ok(stored);
-        }
-        for segment in next {
-            after = segment;
-            // What the stream is bringing need not be brought twice; what somebody else brings comes before what is behind.
-            if archive.known().is_coming(segment) {
+        let Some(last) = next.last().copied() else { return Ok(stored) };
+        let size = archive.segment_size().await?;
+        for run in runs(&next, size) {
+            let (count, is_whole) = drain_run(archive, &folder, run, side_by_side(size)).await?;
+            stored += count;
+            if !is_whole {
                 return Ok(stored);
             }
-            let Some(_claim) = archive.known().claim(segment) else { return Ok(stored) };
-            ship(archive, folder.join(segment.to_string()), segment).await?;
-            stored += 1;
         }
+        after = last;
     }
 }
 
+/// Stores segments that follow one another. How many were stored, and whether that were all: what the stream is bringing need
+/// not be brought twice, and what somebody else brings comes before what is behind it.
+async fn drain_run(
+    archive: &Archive,
+    folder: &Path,
+    run: &[SegmentName],
+    most: usize,
+) -> Result<(usize, bool), ArchiveError> {
+    let mut under_way = FuturesOrdered::new();
+    let (mut left, mut stored) = (run.iter().copied(), 0);
+    let mut is_whole = true;
+    loop {
+        while under_way.len() < most && is_whole {
+            let Some(segment) = left.next() else { break };
+            let claim = archive.known().claim(segment).filter(|_| !archive.known().is_coming(segment));
+            let Some(claim) = claim else {
+                is_whole = false;
+                break;
+            };
+            // Those before it that are not durable yet are exactly those under way: they are a run.
+            let ahead = under_way.len() as u32;
+            let path = folder.join(segment.to_string());
+            under_way.push_back(async move {
+                let digest = ship(archive, path, segment, ahead).await?;
+                Ok::<_, ArchiveError>((segment, digest, claim))
+            });
+        }
+        // In order: who asks for a segment is answered when it is durable, and all that were before it.
+        let Some(done) = under_way.next().await else { return Ok((stored, is_whole)) };
+        let (segment, digest, claim) = done?;
+        archive.known().stored(segment, digest);
+        drop(claim);
+        stored += 1;
+    }
+}
+
+/// How many are stored side by side: of large ones, which are read in pieces, one.
+fn side_by_side(size: SegmentSize) -> usize {
+    if size.bytes() <= IN_MEMORY { CONCURRENCY } else { 1 }
+}
+
+/// Cuts segments in ascending order into stretches of one timeline without a hole. Pure.
+fn runs(segments: &[SegmentName], size: SegmentSize) -> impl Iterator<Item = &[SegmentName]> {
+    segments.chunk_by(move |one, next| {
+        one.timeline == next.timeline
+            && matches!((one.number(size), next.number(size)), (Ok(one), Ok(next)) if one.0 + 1 == next.0)
+    })
+}
+
 /// A segment that is marked as ready is complete, and stays until the archiver was told that it is stored.
-async fn ship(archive: &Archive, path: PathBuf, segment: SegmentName) -> Result<(), ArchiveError> {
+async fn ship(
+    archive: &Archive,
+    path: PathBuf,
+    segment: SegmentName,
+    ahead: u32,
+) -> Result<Digest, ArchiveError> {
     let file = WalFile::Segment(segment);
     let opened = tokio::task::spawn_blocking(move || {
         let source = File::open(&path)?;
@@ -71,7 +127,7 @@ async fn ship(archive: &Archive, path: PathBuf, segment: SegmentName) -> Result<
         io::Result::Ok((source, size))
     });
     let (source, size) = opened.await?.map_err(|why| ArchiveError::Read { file, why })?;
-    archive.store(Offer { file, size, digest: None, source, path: None }, segment).await
+    archive.store(Offer { file, size, digest: None, source, path: None }, segment, ahead).await
 }
 
 /// The names in `archive_status` beside the file at `path`, if that is the file `source`.
@@ -116,5 +172,19 @@ mod tests {
             found,
             ["000000010000000000000007", "000000010000000000000009", "000000020000000000000007"]
         );
+    }
+
+    #[test]
+    fn a_run_ends_at_a_hole_and_at_a_fork() {
+        let names = [
+            "0000000100000000000000FE",
+            "0000000100000000000000FF",
+            "000000010000000100000000",
+            "000000010000000100000002",
+            "000000020000000100000003",
+        ];
+        let names: Vec<SegmentName> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let lengths: Vec<_> = runs(&names, SegmentSize::DEFAULT).map(<[_]>::len).collect();
+        assert_eq!(lengths, [3, 1, 1]);
     }
 }

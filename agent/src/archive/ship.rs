@@ -11,7 +11,7 @@ use bytes::Bytes;
 use proto::config::ClusterName;
 use proto::wal::check::{SegmentFacts, check_segment_start, check_whole, check_whole_by_page};
 use proto::wal::page::PAGE_SIZE;
-use proto::wal::{SegmentName, WalError, WalFile};
+use proto::wal::{SegmentName, SegmentSize, WalError, WalFile};
 use proto::{Digest, SystemId};
 use repository::{Branch, Repository};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
@@ -20,13 +20,13 @@ use tracing::info;
 use super::{KnownSegments, backlog};
 
 /// Files that are stored side by side: of 16 MiB each, 64 MiB of memory; larger ones are read in pieces.
-const CONCURRENCY: usize = 4;
+pub(super) const CONCURRENCY: usize = 4;
 
 /// How long a call waits for what the stream is storing just now, before it does the work itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A larger file is read in pieces, twice: once to check and digest it, once to store it.
-const IN_MEMORY: u64 = 16 << 20;
+pub(super) const IN_MEMORY: u64 = 16 << 20;
 
 /// A piece of a larger file.
 const PIECE: usize = 1 << 20;
@@ -148,7 +148,11 @@ impl Archive {
     /// Makes the file durable in the repository, or finds that it is. Only then does it return `Ok`.
     pub async fn archive(&self, offer: Offer) -> Result<(), ArchiveError> {
         let WalFile::Segment(segment) = offer.file else { return self.store_small(offer).await };
-        let Some(digest) = offer.digest else { return self.store(offer, segment).await };
+        let Some(digest) = offer.digest else {
+            let digest = self.store(offer, segment, 0).await?;
+            self.known.stored(segment, digest);
+            return Ok(());
+        };
         let _claim = loop {
             // Durable: known is only what this process has itself stored in full, or seen in the repository.
             if let Some(stored) = self.known.await_digest(segment, PATIENCE).await {
@@ -160,7 +164,8 @@ impl Archive {
             }
         };
         let (path, source) = (offer.path.clone(), offer.source.try_clone());
-        self.store(offer, segment).await?;
+        let digest = self.store(offer, segment, 0).await?;
+        self.known.stored(segment, digest);
         // The archiver is not waiting for what the stream has done: there may be more behind this one. Not before this
         // one is stored: what lies behind a hole is of no use.
         if let (Some(path), Ok(source)) = (path, source) {
@@ -169,8 +174,14 @@ impl Archive {
         Ok(())
     }
 
-    /// Makes a segment durable, or finds that it is.
-    pub(super) async fn store(&self, offer: Offer, segment: SegmentName) -> Result<(), ArchiveError> {
+    /// Makes a segment durable, or finds that it is; its digest. `ahead` segments right before it are perhaps not
+    /// durable yet: then nobody may be told before they are.
+    pub(super) async fn store(
+        &self,
+        offer: Offer,
+        segment: SegmentName,
+        ahead: u32,
+    ) -> Result<Digest, ArchiveError> {
         let offer = Arc::new(offer);
         let facts = {
             let offer = offer.clone();
@@ -185,11 +196,8 @@ impl Archive {
         // Durable: the repository lists it, and a segment is visible only when all of it is stored. Where the caller
         // has digested the file there is nothing to read: the answer is about that digest.
         let stored = branch.segment_digest(segment).await?;
-        if let Some(stored) = stored {
-            self.known.stored(segment, stored);
-        }
         if let (Some(stored), Some(digest)) = (stored, offer.digest) {
-            return judge(segment, stored, digest);
+            return judge(segment, stored, digest).map(|()| stored);
         }
         // Before the file is read: that bounds the memory. The semaphore is never closed; were it, there would only be
         // less order.
@@ -199,15 +207,19 @@ impl Archive {
             blocking(move || examine(&offer, segment)).await?
         };
         if let Some(stored) = stored {
-            return judge(segment, stored, facts.digest);
+            return judge(segment, stored, facts.digest).map(|()| stored);
         }
         let stored = match facts.content {
-            Some(content) => branch.put_segment(segment, facts.digest, None, content).await?,
+            Some(content) => branch.put_segment_ahead(segment, facts.digest, ahead, content).await?,
             None => branch.put_segment_stream(segment, facts.digest, None, pieces(offer.clone())).await?,
         };
         info!(cluster = %self.cluster, %segment, ?stored, "archived");
-        self.known.stored(segment, facts.digest);
-        Ok(())
+        Ok(facts.digest)
+    }
+
+    /// Bytes in a segment of the server whose files these are.
+    pub(super) async fn segment_size(&self) -> Result<SegmentSize, ArchiveError> {
+        Ok(self.branch(None).await?.segment_size())
     }
 
     /// What is known without asking the repository.

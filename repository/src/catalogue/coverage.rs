@@ -48,6 +48,14 @@ impl Coverage {
         self.ranges.last().map(|range| range.end)
     }
 
+    /// Forgets everything from `end` on.
+    pub(super) fn cut_at(&mut self, end: Lsn) {
+        self.ranges.retain(|range| range.start < end);
+        if let Some(last) = self.ranges.last_mut() {
+            last.end = last.end.min(end);
+        }
+    }
+
     /// Whether the byte at `lsn` is there.
     pub fn contains(&self, lsn: Lsn) -> bool {
         self.reach(lsn) > lsn

@@ -28,13 +28,13 @@ pub(crate) fn history(timeline: u32, forks: &[(u32, Lsn)]) -> (TimelineId, Timel
 
 /// What the tests put into a branch.
 #[derive(Default)]
-struct World {
+pub(crate) struct World {
     wal: WalListing,
     backups: Vec<ManifestHead>,
 }
 
 impl World {
-    fn segments(mut self, timeline: u32, numbers: Range<u64>) -> Self {
+    pub(crate) fn segments(mut self, timeline: u32, numbers: Range<u64>) -> Self {
         for number in numbers {
             self.add_segment(timeline, number);
         }
@@ -56,7 +56,7 @@ impl World {
         fragments.sort();
     }
 
-    fn tail(mut self, timeline: u32, number: u64, length: u32) -> Self {
+    pub(crate) fn tail(mut self, timeline: u32, number: u64, length: u32) -> Self {
         self.add_tail(timeline, number, length);
         self
     }
@@ -68,7 +68,7 @@ impl World {
         self
     }
 
-    fn backup(mut self, timeline: u32, start: Lsn, stop: Lsn) -> Self {
+    pub(crate) fn backup(mut self, timeline: u32, start: Lsn, stop: Lsn) -> Self {
         let second = 1_795_483_815 + self.backups.len() as i64;
         let now = Timestamp::from_second(second).unwrap();
         self.backups.push(ManifestHead {
@@ -84,7 +84,7 @@ impl World {
         self
     }
 
-    fn inventory(self) -> Inventory {
+    pub(crate) fn inventory(self) -> Inventory {
         Inventory::new(self.backups, self.wal, size())
     }
 }

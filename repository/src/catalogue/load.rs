@@ -47,6 +47,7 @@ impl Inventory {
         let wal = branch.wal_listing().await?;
         let mut inventory = Self::new(readable, wal, branch.segment_size());
         inventory.unreadable = unreadable;
+        inventory.forget_ahead(branch).await?;
         for window in inventory.windows() {
             if let Some(time) = inventory.time_before(branch, window.timeline, window.to_lsn).await? {
                 inventory.end_times.insert((window.timeline, window.to_lsn), time);

@@ -3,6 +3,7 @@
 //! All of it is computed from names and heads, without clock, network or file, but for [`Inventory::load`],
 //! which fetches them.
 
+mod ahead;
 mod coverage;
 mod inventory;
 mod lineage;

@@ -117,6 +117,8 @@ pub struct Header {
     pub to: Option<Lsn>,
     /// The server's clock when the content was sent.
     pub server_time: Option<ServerTime>,
+    /// So many segments before this one were perhaps not stored yet when this one was: it was stored ahead of them.
+    pub ahead: u32,
     /// Who wrote it.
     pub writer: WriterId,
     /// How its content is encrypted. Set by the writer of the object.
@@ -214,6 +216,8 @@ struct Written {
     /// Microseconds since 1970-01-01 00:00 UTC: every value that a server can send fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     server_time_us: Option<i64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    ahead: u32,
     writer: WriterId,
     compression: String,
     encryption: Encryption,
@@ -221,6 +225,11 @@ struct Written {
     raw_length: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     digest: Option<Digest>,
+}
+
+/// Left out of the header, as is most often the case.
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The only compression there is.
@@ -238,6 +247,7 @@ pub(super) fn encode(header: &Header, closing: Option<Closing>) -> Result<[u8; H
         from_lsn: header.from,
         to_lsn: header.to,
         server_time_us: header.server_time.map(ServerTime::unix_micros),
+        ahead: header.ahead,
         writer: header.writer,
         compression: ZSTD.to_owned(),
         encryption: header.encryption,
@@ -305,6 +315,7 @@ pub(super) fn decode(frame: &[u8]) -> Result<Parsed, String> {
         from: written.from_lsn,
         to: written.to_lsn,
         server_time: written.server_time_us.map(ServerTime::from_unix_micros),
+        ahead: written.ahead,
         writer: written.writer,
         encryption: written.encryption,
     };
@@ -330,6 +341,7 @@ pub(super) mod tests {
                 to: lsns.map(|lsns| Lsn(lsns.1)),
                 // The server's clock counts from 2000, the header from 1970: the last 30 years have no room.
                 server_time: time.map(|time| ServerTime(time / 2)),
+                ahead: (writer % 3) as u32,
                 writer: WriterId(writer),
                 encryption: Encryption::Age,
             },

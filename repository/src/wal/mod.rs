@@ -1,5 +1,6 @@
 //! The WAL in a branch: whole segments, fragments of them, and the small files beside them.
 
+mod ahead;
 mod epoch;
 mod file;
 mod listing;
@@ -8,6 +9,7 @@ mod segment;
 mod tail;
 mod tail_file;
 
+pub use ahead::MOST_AHEAD;
 pub use epoch::EpochFacts;
 pub use file::HistoryFile;
 pub use listing::{TimelineWal, WalListing};

@@ -29,6 +29,16 @@ impl Branch {
         content: Bytes,
     ) -> Result<Stored> {
         let header = self.segment_header(name, digest, server_time)?;
+        self.put_segment_under(header, name, digest, content).await
+    }
+
+    pub(super) async fn put_segment_under(
+        &self,
+        header: Header,
+        name: SegmentName,
+        digest: Digest,
+        content: Bytes,
+    ) -> Result<Stored> {
         if self.stored_before(name, digest).await? {
             return Ok(Stored::Already);
         }
@@ -189,7 +199,7 @@ impl Branch {
         self.peek(Kind::Segment, &segment_key(name, digest)).await
     }
 
-    fn segment_header(
+    pub(super) fn segment_header(
         &self,
         name: SegmentName,
         digest: Digest,

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use proto::wal::padding::stamp;
 use proto::wal::{SegmentName, SegmentSize};
 use proto::{Lsn, TimelineId};
+use repository::Branch;
 use repository::catalogue::Lineage;
-use repository::{Branch, TimelineWal};
 
 use super::beside::{Beside, cannot_write};
 use super::{Following, Found};
@@ -141,12 +141,12 @@ impl<'a> Segment<'a> {
                 _ => self.branch.read_tail_to(self.name, file()?).await?,
             };
             let Some(tail) = tail else {
-                self.nothing_later(&wal, lineage.as_ref(), "").await?;
+                self.nothing_later(lineage.as_ref(), "").await?;
                 return Ok(Found::Absent);
             };
             let valid = u64::from(tail.valid);
             if valid < limit {
-                self.nothing_later(&wal, lineage.as_ref(), "the end of ").await?;
+                self.nothing_later(lineage.as_ref(), "the end of ").await?;
             }
             valid.min(limit)
         };
@@ -161,18 +161,14 @@ impl<'a> Segment<'a> {
     }
 
     /// Proves that the end of this segment is the end of WAL.
-    async fn nothing_later(&self, wal: &TimelineWal, lineage: Option<&Lineage>, part: &str) -> Result<()> {
+    async fn nothing_later(&self, lineage: Option<&Lineage>, part: &str) -> Result<()> {
         let (_, end) = self.bounds()?;
         let share = lineage.and_then(|lineage| lineage.share_of(self.name.timeline));
         // On the own timeline, unless it is left before.
-        if share.is_none_or(|share| end < share.to) {
-            let here = wal.segments.keys().chain(wal.fragments.iter().map(|fragment| &fragment.segment));
-            if let Some(later) = here.filter(|name| **name > self.name).min() {
-                return Err(self.hole(part, &later.to_string()));
-            }
-            if let Some(newest) = self.branch.newest_wal(self.name.timeline).await?.filter(|&lsn| lsn > end) {
-                return Err(self.hole(part, &format!("timeline {} up to {newest}", self.name.timeline)));
-            }
+        if share.is_none_or(|share| end < share.to)
+            && let Some(newest) = self.branch.proven_after(self.name).await?
+        {
+            return Err(self.hole(part, &format!("timeline {} up to {newest}", self.name.timeline)));
         }
         let Some(lineage) = lineage else { return Ok(()) };
         for later in lineage.parts().iter().filter(|part| part.timeline > self.name.timeline) {

@@ -198,6 +198,13 @@ impl Fixture {
         }
     }
 
+    /// Stores a segment ahead of so many before it.
+    pub(crate) async fn ahead(&self, number: u32, segment: u64, ahead: u32) {
+        let content = self.content(number, segment);
+        let name = name(number, segment);
+        self.branch.put_segment_ahead(name, Digest::of(&content), ahead, content.into()).await.unwrap();
+    }
+
     pub(crate) fn content(&self, number: u32, segment: u64) -> Vec<u8> {
         noise(1 << 20, u64::from(number) << 32 | segment)
     }

@@ -1,8 +1,8 @@
 //! What can go wrong with a store, one switch each.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ pub struct Faults {
     full: AtomicBool,
     puts: AtomicU32,
     most_puts: AtomicU32,
+    held: Mutex<Option<String>>,
 }
 
 impl Faults {
@@ -74,6 +75,17 @@ impl Faults {
     /// Whatever would need room is answered with 507 InsufficientStorage.
     pub fn full(&self, on: bool) {
         self.full.store(on, SeqCst);
+    }
+
+    /// Puts under keys with `part` in them are never answered, nor carried out. `None`: none is held any more, those that
+    /// were until now stay so.
+    pub fn hold_puts(&self, part: Option<&str>) {
+        *self.held.lock().expect("no holder of this lock panics") = part.map(str::to_owned);
+    }
+
+    fn holds(&self, path: &str) -> bool {
+        let held = self.held.lock().expect("no holder of this lock panics");
+        held.as_ref().is_some_and(|part| path.contains(part))
     }
 
     /// The most puts of objects that were under way at one moment, since this was last asked.
@@ -167,6 +179,10 @@ impl hyper::service::Service<Request<Incoming>> for Faulty {
             }
             let is_put = request.method() == Method::PUT;
             let _counted = is_put.then(|| Counted::of(&faults));
+            if is_put && faults.holds(request.uri().path()) {
+                // For as long as the client waits: then this is dropped.
+                std::future::pending::<()>().await;
+            }
             let delay = faults.latency_ms.load(SeqCst);
             if delay > 0 {
                 tokio::time::sleep(Duration::from_millis(delay)).await;
