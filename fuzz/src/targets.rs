@@ -18,6 +18,7 @@ use proto::wal::check::{check_segment_start, check_whole_by_page};
 use proto::wal::ends::TransactionEnds;
 use proto::wal::padding::{padded_tail, stamp_padding};
 use proto::wal::page::{LongHeader, PAGE_SIZE, PageHeader};
+use proto::wal::record::{Record, Records, Rmgr, catalogue, heap, storage, transaction, xlog};
 use proto::wal::{SegmentName, TimelineHistory, WalError, WalFile};
 use proto::{Digest, Lsn, SystemId, TimelineId};
 use zeroize::Zeroizing;
@@ -38,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("incremental_header", incremental_header),
     ("names", names),
     ("socket", socket),
+    ("wal_record", wal_record),
     ("wal_segment", wal_segment),
 ];
 
@@ -201,6 +203,58 @@ pub fn socket(data: &[u8]) {
     }
     if let Ok(response) = Response::decode(body) {
         assert_eq!(response.encode()[HEADER..], *body);
+    }
+}
+
+/// Records: pages as they come; then the bytes as what one record holds, of each version, with a right checksum.
+pub fn wal_record(data: &[u8]) {
+    let mut records = Records::new(0);
+    let first = PageHeader::parse(data).map_or(Lsn(0), |header| header.address);
+    for (page, bytes) in data.chunks(PAGE_SIZE).enumerate() {
+        let address = first + (page * PAGE_SIZE) as u64;
+        if records.read(bytes, address, |record| look_into(&record)).is_err() {
+            let _ = records.read(bytes, address, |record| look_into(&record));
+        }
+    }
+    let Some((&[rmgr, info], content)) = data.split_first_chunk() else { return };
+    for version in 13..=18 {
+        look_into(&Record {
+            start: Lsn(4096),
+            previous: Lsn(40),
+            xid: 3,
+            rmgr: Rmgr(rmgr),
+            info,
+            length: (24 + content.len()) as u32,
+            version,
+            content,
+        });
+    }
+}
+
+fn look_into(record: &Record<'_>) {
+    if let Some(end) = transaction::ended(record) {
+        assert!(
+            end.dropped.iter().count() * 12 + end.subtransactions.iter().count() * 4 <= record.content.len()
+        );
+        assert_eq!(transaction::end_time(record), Some(end.time));
+    }
+    let _ = storage::change(record);
+    let _ = xlog::milestone(record);
+    let Ok(parts) = record.parts() else { return };
+    let mut bytes = parts.main.len();
+    for block in parts.blocks() {
+        bytes += block.data.len();
+        if let Some(image) = block.image {
+            bytes += image.bytes.len();
+            let whole = image.slice(0, usize::from(image.hole_offset));
+            assert!(whole.is_none_or(|front| image.bytes.starts_with(front)));
+        }
+    }
+    assert!(bytes <= record.content.len(), "parts overlap");
+    let _ = heap::change(record, &parts);
+    if let Some(row) = heap::row(record, &parts) {
+        let _ = catalogue::ClassRow::parse(row, record.version).map(|row| row.rewrites());
+        let _ = catalogue::DatabaseRow::parse(row, record.version);
     }
 }
 

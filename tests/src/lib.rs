@@ -23,6 +23,7 @@ pub mod servers;
 pub mod skip;
 pub mod stores;
 pub mod wait;
+pub mod waldump;
 pub mod workload;
 pub mod world;
 

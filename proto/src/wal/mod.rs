@@ -1,12 +1,15 @@
-//! The write-ahead log as files: their names, sizes and pages.
+//! The write-ahead log as files: their names, sizes, pages and records.
 
 pub mod check;
+#[cfg(feature = "formats")]
 pub mod ends;
 mod error;
 pub mod history;
 mod name;
 pub mod padding;
 pub mod page;
+#[cfg(feature = "formats")]
+pub mod record;
 mod segment;
 
 pub use error::WalError;

@@ -27,7 +27,8 @@ pub const LONG_HEADER: usize = 40;
 
 const CONTINUES_RECORD: u16 = 1;
 const IS_LONG: u16 = 2;
-/// With "removable blocks" (4) and "the record before was abandoned" (8): all flags that there are.
+const ABANDONS_RECORD: u16 = 8;
+/// With "removable blocks" (4): all flags that there are.
 const ALL_FLAGS: u16 = 15;
 
 /// What every page begins with.
@@ -37,6 +38,8 @@ pub struct PageHeader {
     pub version: u16,
     /// Whether the page begins with the rest of a record.
     pub continues_record: bool,
+    /// Whether the record that would go on here was torn by a crash, and is given up.
+    pub abandons_record: bool,
     /// Whether [`LongHeader`] is there: on a segment's first page, and nowhere else.
     pub long: bool,
     /// Of the page's writer: at a fork an earlier one than the file's name says.
@@ -97,6 +100,7 @@ impl PageHeader {
         Ok(PageHeader {
             version,
             continues_record,
+            abandons_record: flags & ABANDONS_RECORD != 0,
             long: flags & IS_LONG != 0,
             timeline: timeline.ok_or(WalError::Header("its timeline is 0"))?,
             address,
