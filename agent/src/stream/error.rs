@@ -101,12 +101,18 @@ pub enum StreamError {
         /// What was asked for.
         wanted: Lsn,
     },
+    /// The server is gone without a word, or cannot be reached any more.
+    #[error(
+        "the server has said nothing for {} s, and does not answer: it, or the way to it, is gone",
+        .silence.as_secs()
+    )]
+    Silent {
+        /// How long it has said nothing.
+        silence: Duration,
+    },
     /// The server went away in good order.
     #[error("the server has shut down")]
     ServerShutdown,
-    /// A task of ours has died.
-    #[error("a task failed: {0}")]
-    Task(#[from] tokio::task::JoinError),
 }
 
 impl StreamError {
