@@ -26,6 +26,7 @@ use crate::sealed::{
     ContentReader, Encryption, Expected, HEADER_LENGTH, Header, Kind, Sealed, Sealing, Unsealing, WriterId,
     parse_header, seal_with_digest, unseal,
 };
+use crate::task::joined;
 use crate::{Error, Key, Result, Store, chance};
 
 /// The object that begins a branch.
@@ -164,8 +165,7 @@ impl Branch {
     pub async fn put_sealed(&self, header: Header, content: Bytes) -> Result<Sealed> {
         let key = self.key(&Key::new(&header.name)?);
         let sealing = self.sealing().clone();
-        let (object, sealed) =
-            off_thread(&key, move || seal_with_digest(&header, &content, &sealing)).await?;
+        let (object, sealed) = off_thread(move || seal_with_digest(&header, &content, &sealing)).await?;
         self.store().put(&key, object).await?;
         Ok(sealed)
     }
@@ -175,8 +175,7 @@ impl Branch {
         let expected = self.expected(kind, name, max_length);
         let object = self.store().get(&expected.key).await?;
         let unsealing = self.unsealing().clone();
-        let key = expected.key.clone();
-        let (header, content) = off_thread(&key, move || unseal(&object, &expected, &unsealing)).await?;
+        let (header, content) = off_thread(move || unseal(&object, &expected, &unsealing)).await?;
         Ok((header, content.into()))
     }
 
@@ -195,13 +194,11 @@ impl Branch {
 
 /// Runs what needs the processor for long apart from what must keep answering.
 pub(crate) async fn off_thread<T: Send + 'static>(
-    key: &Key,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     if chance::is_seeded() {
         // Threads would take turns in another order each time.
         return work();
     }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::Unreachable { what: format!("object {key}"), why: error.to_string() })?
+    joined(tokio::task::spawn_blocking(work).await)
 }

@@ -20,9 +20,7 @@ pub use name::{PackEntry, PackName, PackNameError};
 pub use reader::PackReader;
 pub use writer::PackWriter;
 
-use tokio::task::JoinError;
-
-use crate::{Error, Key, Result};
+use crate::Key;
 
 /// Where all packs of a branch lie.
 pub(crate) const FOLDER: &str = "pack";
@@ -41,11 +39,4 @@ pub(crate) fn folder() -> Key {
 pub(crate) fn parse_key(key: &Key) -> Option<PackName> {
     let below = |folder| key.below(&Key::root().child(folder));
     below(FOLDER).or_else(|| below(blocks::FOLDER))?.parse().ok()
-}
-
-/// The result of a task, whose own end should never be the trouble.
-pub(crate) fn outcome<T>(ended: Result<Result<T>, JoinError>) -> Result<T> {
-    ended.unwrap_or_else(|error| {
-        Err(Error::Unreachable { what: "the repository".into(), why: format!("a task ended: {error}") })
-    })
 }

@@ -29,6 +29,7 @@ use object_store::{
 };
 
 use crate::error::OrAbsent;
+use crate::task::joined;
 use crate::{Error, Key, Result};
 pub use blocking::{SyncRead, SyncUpload};
 use failure::classify;
@@ -317,10 +318,8 @@ impl Store {
         key: &Key,
     ) -> Result<Option<T>> {
         let Some(root) = self.inner.root.clone() else { return Ok(None) };
-        let what = self.what(key);
         let key = key.clone();
-        let done = tokio::task::spawn_blocking(move || work(&root, &key)).await;
-        done.map_err(|error| Error::Unreachable { what, why: error.to_string() })?.map(Some)
+        joined(tokio::task::spawn_blocking(move || work(&root, &key)).await).map(Some)
     }
 }
 
