@@ -87,11 +87,26 @@ fn is_version_folder(name: &str) -> bool {
 }
 
 fn check_server(pgdata: &Path) -> Result<()> {
-    let Ok(text) = fs::read_to_string(pgdata.join("postmaster.pid")) else { return Ok(()) };
+    let path = pgdata.join("postmaster.pid");
+    let unknown = |why: &dyn std::fmt::Display| {
+        failure(
+            format!(
+                "nobody can tell whether a server runs in {}: {}: {why}",
+                pgdata.display(),
+                path.display()
+            ),
+            "look for the server yourself; if none runs there, remove postmaster.pid",
+        )
+    };
+    let content = match fs::read(&path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unknown(&error)),
+    };
+    let line = content.split(|byte| *byte == b'\n').next().and_then(|line| std::str::from_utf8(line).ok());
     // In single-user mode the number is negative.
-    let number =
-        text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()).map(i32::saturating_abs);
-    let Some(pid) = number.and_then(Pid::from_raw) else { return Ok(()) };
+    let number = line.and_then(|line| line.trim().parse::<i32>().ok()).map(i32::saturating_abs);
+    let Some(pid) = number.and_then(Pid::from_raw) else { return Err(unknown(&"it names no process")) };
     match test_kill_process(pid) {
         Err(rustix::io::Errno::SRCH) => Ok(()),
         // Also if it is another user's: that it is there is what counts.
