@@ -352,7 +352,7 @@ async fn try_writing(store: &Store, folder: &Key, stored: &mut Stored) {
     if stored.write_trouble.is_none()
         && let Err(error) = store.delete(&key).await
     {
-        stored.delete_trouble = Some(error.to_string());
+        stored.delete_trouble = Some(error);
     }
 }
 

@@ -116,7 +116,7 @@ pub(super) struct Stored {
     /// Why a trial object could not be written and read back.
     pub(super) write_trouble: Option<Failed>,
     /// Why it could not be deleted.
-    pub(super) delete_trouble: Option<String>,
+    pub(super) delete_trouble: Option<repository::Error>,
     /// How far the store's clock is ahead of ours.
     pub(super) clock_ahead: Option<SignedDuration>,
     /// Of a directory.
