@@ -245,7 +245,6 @@ mod tests {
         check(pgdata, existing, &[]).unwrap_err().to_string()
     }
 
-    /// LESSONS 31
     #[test]
     fn only_data_directories_are_emptied() {
         let home = tempfile::tempdir().unwrap();
@@ -275,7 +274,6 @@ mod tests {
         assert!(prepare(home.path(), Existing::Replace, &[], SystemId(7)).is_ok());
     }
 
-    /// LESSONS 31
     #[test]
     fn a_running_server_is_never_touched() {
         let home = tempfile::tempdir().unwrap();
@@ -284,6 +282,14 @@ mod tests {
         assert!(refusal(home.path(), Existing::Replace).contains("a server runs"));
         fs::write(home.path().join("postmaster.pid"), "2147483646\n").unwrap();
         assert!(check(home.path(), Existing::Replace, &[]).is_ok());
+        // What cannot be read says nothing.
+        for unreadable in [&b""[..], b"\xff\n", b"a server\n", b"0\n"] {
+            fs::write(home.path().join("postmaster.pid"), unreadable).unwrap();
+            assert!(refusal(home.path(), Existing::Replace).contains("nobody can tell"));
+        }
+        fs::remove_file(home.path().join("postmaster.pid")).unwrap();
+        fs::create_dir(home.path().join("postmaster.pid")).unwrap();
+        assert!(refusal(home.path(), Existing::Replace).contains("nobody can tell"));
     }
 
     #[test]
