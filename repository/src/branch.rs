@@ -165,7 +165,8 @@ impl Branch {
     pub async fn put_sealed(&self, header: Header, content: Bytes) -> Result<Sealed> {
         let key = self.key(&Key::new(&header.name)?);
         let sealing = self.sealing().clone();
-        let (object, sealed) = off_thread(move || seal_with_digest(&header, &content, &sealing)).await?;
+        let (object, sealed) =
+            off_thread(&key, move || seal_with_digest(&header, &content, &sealing)).await?;
         self.store().put(&key, object).await?;
         Ok(sealed)
     }
@@ -175,7 +176,8 @@ impl Branch {
         let expected = self.expected(kind, name, max_length);
         let object = self.store().get(&expected.key).await?;
         let unsealing = self.unsealing().clone();
-        let (header, content) = off_thread(move || unseal(&object, &expected, &unsealing)).await?;
+        let key = expected.key.clone();
+        let (header, content) = off_thread(&key, move || unseal(&object, &expected, &unsealing)).await?;
         Ok((header, content.into()))
     }
 
@@ -194,11 +196,12 @@ impl Branch {
 
 /// Runs what needs the processor for long apart from what must keep answering.
 pub(crate) async fn off_thread<T: Send + 'static>(
+    key: &Key,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     if chance::is_seeded() {
         // Threads would take turns in another order each time.
         return work();
     }
-    joined(tokio::task::spawn_blocking(work).await)
+    joined(key, tokio::task::spawn_blocking(work).await)
 }

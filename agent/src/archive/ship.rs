@@ -113,7 +113,8 @@ impl ArchiveError {
             Self::Repository(error) => return error.hint().map(str::to_owned),
             Self::Conflict { .. } => {
                 "two servers archive under one name (a copy, a restored server that still archives, a split brain): \
-                 find out which is right before going on"
+                 find out which is right. If it is this file, move the other one's object out of the repository by hand; \
+                 walkeep never does"
                     .to_owned()
             }
             Self::Wal { why: WalError::Foreign { .. }, .. } => {

@@ -138,7 +138,8 @@ impl StreamError {
             Self::Server(error) => return error.hint(),
             Self::Repository(error) => return error.hint().map(str::to_owned),
             Self::Ambiguous(_) => {
-                "two servers have written under one name: find out which one is right; nothing was overwritten"
+                "two servers have written under one name, and nothing was overwritten. Find out which one is right, and \
+                 move the other one's objects out of the repository by hand: walkeep never does"
                     .to_owned()
             }
             Self::SlotForeign(_) => "choose another name: `slot` in [stream]".to_owned(),
@@ -189,7 +190,11 @@ pub(crate) fn is_final(error: &repository::Error) -> bool {
     use repository::Error;
     matches!(
         error,
-        Error::Conflict { .. } | Error::Foreign { .. } | Error::Invalid { .. } | Error::Locked { .. }
+        Error::Conflict { .. }
+            | Error::Foreign { .. }
+            | Error::Invalid { .. }
+            | Error::Locked { .. }
+            | Error::NotBegun { .. }
     )
 }
 

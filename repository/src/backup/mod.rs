@@ -211,7 +211,7 @@ impl Branch {
         let expected = self.expected(Kind::Manifest, &backup.key(), MAX_MANIFEST);
         let object = self.store().get(&expected.key).await?;
         let unsealing = self.unsealing().clone();
-        let manifest = off_thread(move || {
+        let manifest = off_thread(&expected.key.clone(), move || {
             let content = UnsealReader::new(&object[..], &expected, &unsealing)?;
             // Reads to the end of the content, where the digest is checked.
             Manifest::read(BufReader::new(content)).map_err(|error| unreadable(&expected.key, error))
@@ -225,7 +225,7 @@ impl Branch {
         let expected = self.expected(Kind::Manifest, &backup.key(), MAX_MANIFEST);
         let input = SyncRead::new(self.store().get_stream(&expected.key, 0).await?);
         let unsealing = self.unsealing().clone();
-        let (head, packs) = off_thread(move || {
+        let (head, packs) = off_thread(&expected.key.clone(), move || {
             let failed = |error| unreadable(&expected.key, error);
             let content = UnsealReader::new(input, &expected, &unsealing)?;
             let mut reader = ManifestReader::new(BufReader::new(content)).map_err(failed)?;

@@ -20,7 +20,10 @@ pub use name::{PackEntry, PackName, PackNameError};
 pub use reader::PackReader;
 pub use writer::PackWriter;
 
-use crate::Key;
+use tokio::task::JoinError;
+
+use crate::task::joined;
+use crate::{Key, Result};
 
 /// Where all packs of a branch lie.
 pub(crate) const FOLDER: &str = "pack";
@@ -39,4 +42,9 @@ pub(crate) fn folder() -> Key {
 pub(crate) fn parse_key(key: &Key) -> Option<PackName> {
     let below = |folder| key.below(&Key::root().child(folder));
     below(FOLDER).or_else(|| below(blocks::FOLDER))?.parse().ok()
+}
+
+/// The result of a task, whose own end should never be the trouble.
+pub(crate) fn outcome<T>(ended: Result<Result<T>, JoinError>) -> Result<T> {
+    joined("the repository", ended)
 }

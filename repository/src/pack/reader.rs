@@ -12,9 +12,8 @@ use proto::Digest;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::index::{MAX_INDEX, PackIndex};
-use super::{FRAME_SIZE, PackEntry, pack_key};
+use super::{FRAME_SIZE, PackEntry, outcome, pack_key};
 use crate::sealed::ContentReader;
-use crate::task::joined;
 use crate::{Branch, Error, Key, Kind, Result};
 
 /// Frames that are not wanted are read too if that saves a request and they are no longer than this together.
@@ -99,7 +98,7 @@ impl PackReader {
                     let range = fetch.content.clone();
                     // A task of its own goes on while nobody asks for its result.
                     let read = AbortOnDropHandle::new(tokio::spawn(async move { content.read(range).await }));
-                    joined(read.await).map(|bytes| (fetch, bytes))
+                    outcome(read.await).map(|bytes| (fetch, bytes))
                 }
             }
         });
@@ -159,7 +158,8 @@ struct ClosedFrame {
 impl ClosedFrame {
     /// Decompresses and checks it, and cuts out what is wanted.
     async fn open(self) -> Result<Vec<(u64, Bytes)>> {
-        crate::branch::off_thread(move || {
+        let key = self.key.clone();
+        crate::branch::off_thread(&key, move || {
             let corrupt =
                 |why: &str| Error::corrupt(&self.key, format_args!("frame {}: {why}", self.wanted.frame));
             // Never more than a frame, whatever the compressed bytes claim.

@@ -22,9 +22,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::cutter::{Cutter, IdleFrames};
 use super::index::{Frame, MAX_FRAMES, PackIndex};
-use super::{BlockDigest, Extent, FRAME_SIZE, PackBlocks, PackEntry, PackName, pack_key, push_extent};
+use super::{
+    BlockDigest, Extent, FRAME_SIZE, PackBlocks, PackEntry, PackName, outcome, pack_key, push_extent,
+};
 use crate::backup::BackupLabel;
-use crate::task::joined;
 use crate::{Branch, Error, Kind, Result, SealWriter, Upload};
 
 /// A pack is closed when this much of it is stored, or [`MAX_FRAMES`] frames are in it.
@@ -139,7 +140,7 @@ impl PackWriter {
         let blocks = std::mem::take(&mut self.blocks);
         self.step(Step::Finish(blocks)).await?;
         match self.shipper.take() {
-            Some(shipper) => joined(shipper.await),
+            Some(shipper) => outcome(shipper.await),
             None => Err(broken_before()),
         }
     }
@@ -152,7 +153,7 @@ impl PackWriter {
             // Frames wait in the order in which they came, so none is late by more than the number of
             // threads.
             let _thread = threads.acquire().await;
-            joined(spawn_blocking(move || compressors.compress(frame)).await)
+            outcome(spawn_blocking(move || compressors.compress(frame)).await)
         });
         self.step(Step::Frame(task, permit)).await
     }
@@ -179,7 +180,7 @@ impl PackWriter {
             return Ok(());
         }
         match self.shipper.take() {
-            Some(shipper) => joined(shipper.await).and(Err(broken_before())),
+            Some(shipper) => outcome(shipper.await).and(Err(broken_before())),
             None => Err(broken_before()),
         }
     }
@@ -260,7 +261,7 @@ impl Shipper {
         while let Some(step) = steps.recv().await {
             match step {
                 Step::Frame(task, _room) => {
-                    let frame = joined(task.await)?;
+                    let frame = outcome(task.await)?;
                     let pack = match open.take() {
                         Some(pack) => pack,
                         None => self.open(number).await?,
@@ -315,7 +316,7 @@ impl Shipper {
 
     async fn settle(&mut self) -> Result<()> {
         if let Some(ending) = self.ending.take() {
-            self.done.push(joined(ending.await)?);
+            self.done.push(outcome(ending.await)?);
         }
         Ok(())
     }
@@ -329,7 +330,7 @@ impl OpenPack {
         self.index.push(entry, frame.raw);
         // Encryption is work for a thread of its own; without it this is little more than a copy.
         let mut seal = self.seal;
-        self.seal = joined(
+        self.seal = outcome(
             spawn_blocking(move || seal.append_digested_frame(&frame.bytes, frame.raw as u64).map(|()| seal))
                 .await,
         )?;
@@ -342,7 +343,7 @@ impl OpenPack {
         let encoded = index.encode();
         // The digest of a pack is that of its index, which has the digests of all frames.
         let index_digest = Digest::of(&encoded);
-        joined(
+        outcome(
             spawn_blocking(move || {
                 seal.append_index(&encoded)?;
                 seal.finish_as(index_digest).map(|_| ())

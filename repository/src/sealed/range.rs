@@ -125,7 +125,7 @@ impl ContentReader {
                 Err(error) => Err(super::from_io(&key, error)),
             }
         });
-        joined(opened.await)
+        joined(&self.key, opened.await)
     }
 }
 

@@ -35,6 +35,7 @@ pub use blocking::{SyncRead, SyncUpload};
 use failure::classify;
 pub use local::Leftover;
 use local::Root;
+use proto::config::StorageConfig;
 pub use upload::Upload;
 
 /// Where objects lie. Cheap to clone.
@@ -57,6 +58,8 @@ struct Inner {
     attributes: Attributes,
     /// What every object gets, as encoded.
     tags: TagSet,
+    /// Requests at a time for bulk work.
+    concurrency: usize,
     /// Whether the bucket has answered a listing.
     bucket_seen: AtomicBool,
 }
@@ -100,6 +103,7 @@ impl Store {
             description: description.to_owned(),
             attributes: Attributes::new(),
             tags: TagSet::default(),
+            concurrency: StorageConfig::default().concurrency,
             bucket_seen: AtomicBool::new(false),
         })
     }
@@ -111,6 +115,16 @@ impl Store {
     /// The store in words, for messages: its URL without anything secret.
     pub fn description(&self) -> &str {
         &self.inner.description
+    }
+
+    /// Requests at a time for bulk work: `storage.concurrency`.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.inner.concurrency
+    }
+
+    /// The directory, if it is one.
+    pub fn directory(&self) -> Option<&std::path::Path> {
+        self.inner.root.as_ref().map(Root::path)
     }
 
     /// Stores an object under its key. When this returns the object is durable: a directory has synced the
@@ -318,8 +332,8 @@ impl Store {
         key: &Key,
     ) -> Result<Option<T>> {
         let Some(root) = self.inner.root.clone() else { return Ok(None) };
-        let key = key.clone();
-        joined(tokio::task::spawn_blocking(move || work(&root, &key)).await).map(Some)
+        let (what, key) = (self.what(key), key.clone());
+        joined(what, tokio::task::spawn_blocking(move || work(&root, &key)).await).map(Some)
     }
 }
 

@@ -120,7 +120,7 @@ impl Upload {
     }
 
     fn judge(&self, part: Result<object_store::Result<()>, tokio::task::JoinError>) -> Result<()> {
-        joined(part.map(|part| part.map_err(|error| self.store.write_failure(&self.key, &error))))
+        joined(&self.what, part.map(|part| part.map_err(|error| self.store.write_failure(&self.key, &error))))
     }
 }
 

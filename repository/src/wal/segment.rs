@@ -46,7 +46,7 @@ impl Branch {
         let key = self.key(&segment_key(name, digest));
         let (sealing, what) = (self.sealing().clone(), told(name));
         let (size, length) = (self.segment_size().bytes(), content.len() as u64);
-        let object = off_thread(move || {
+        let object = off_thread(&key, move || {
             let (object, sealed) = seal_with_digest(&header, &content, &sealing)?;
             check_content(&what, size, digest, length, sealed.digest)?;
             Ok(object)
@@ -125,7 +125,7 @@ impl Branch {
             }
         }
         drop(pieces);
-        let written = joined(writing.await);
+        let written = joined(&key, writing.await);
         source?;
         written.map(|_| ())
     }
@@ -149,7 +149,8 @@ impl Branch {
         let size = self.segment_size().bytes();
         let (_, content) = self.get_sealed(Kind::Segment, &object, size).await?;
         self.check_length(&object, content.len() as u64)?;
-        let (content, actual) = off_thread(move || {
+        let key = self.key(&object);
+        let (content, actual) = off_thread(&key, move || {
             let actual = Digest::of(&content);
             Ok((content, actual))
         })
@@ -179,8 +180,8 @@ impl Branch {
         let object = segment_key(name, digest);
         let expected = self.expected(Kind::Segment, &object, self.segment_size().bytes());
         let input = SyncRead::new(self.store().get_stream(&expected.key, 0).await?);
-        let branch = self.clone();
-        off_thread(move || {
+        let (branch, key) = (self.clone(), expected.key.clone());
+        off_thread(&key, move || {
             let mut reader = UnsealReader::new(input, &expected, branch.unsealing())?;
             let mut hasher = blake3::Hasher::new();
             let mut length = 0;
@@ -302,7 +303,7 @@ fn unreadable(what: &str, error: std::io::Error) -> Error {
     }
 }
 
-fn segment_key(name: SegmentName, digest: Digest) -> Key {
+pub(crate) fn segment_key(name: SegmentName, digest: Digest) -> Key {
     WalObject::Segment(name, digest).key()
 }
 
