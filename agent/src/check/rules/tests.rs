@@ -256,7 +256,6 @@ fn an_agent_that_is_away_is_told() {
     assert!(finding.fix.unwrap().contains("local replication walkeep peer"));
 }
 
-/// LESSONS 15; FACTS 3, synchronous use.
 #[test]
 fn each_level_of_synchronous_commit_is_explained() {
     use Severity::{Error, Ok, Warning};
