@@ -2,7 +2,7 @@
 
 use repository::manifest::Controls;
 
-use super::conf::setting_name;
+use crate::conf::setting_name;
 
 /// What would lead a restored server away from its data directory.
 const ELSEWHERE: &[&str] = &[

@@ -1,4 +1,5 @@
-//! `postgresql.auto.conf` of the restored cluster: the settings that recovery needs.
+//! `postgresql.auto.conf` of the restored cluster: the settings that recovery needs. And quoting: for configuration files,
+//! for SQL, for the shell.
 //!
 //! PostgreSQL reads this file after all others, and it lies in the data directory wherever `postgresql.conf` may
 //! lie, so what is written here counts. Pure text in, text out.
@@ -125,7 +126,18 @@ fn unquote(text: &str) -> String {
     value
 }
 
-/// One word for a shell, whatever it contains; and for `restore_command`, where a percent sign must be doubled.
+/// A string constant of SQL. Backslashes are plain: `standard_conforming_strings` is on unless somebody turned it off.
+pub fn literal(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}
+
+/// A name in SQL, and in pg_hba.conf.
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// One word for a shell, whatever it contains; and for `restore_command` and `archive_command`, where a percent sign must
+/// be doubled.
 pub fn command_word(word: &str) -> String {
     let word = word.replace('%', "%%");
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"%+,-./:=@_".contains(&b);
@@ -174,6 +186,12 @@ mod tests {
         assert_eq!(last_value(text, "synchronous_standby_names").as_deref(), Some("wal'keep"));
         assert_eq!(last_value(text, "x").as_deref(), Some("on"));
         assert_eq!(last_value(text, "y"), None);
+    }
+
+    #[test]
+    fn sql_reads_names_and_constants() {
+        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(literal(r"it's\"), r"'it''s\'");
     }
 
     #[test]
