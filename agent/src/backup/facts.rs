@@ -8,6 +8,7 @@ use anyhow::Context;
 use proto::config::SlotName;
 use proto::conninfo::ConnInfo;
 use proto::{Lsn, TimelineId};
+use restore::conf::identifier;
 use restore::program::failure;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -208,6 +209,14 @@ fn parsed<T: FromStr>(row: &[Option<String>], at: usize) -> Option<T> {
     row.get(at)?.as_deref()?.parse().ok()
 }
 
+/// Whether these settings make the archiver hand WAL to walkeep.
+pub(crate) fn archives_to_us<'a>(setting: impl Fn(&'static str) -> &'a str) -> bool {
+    let command = setting("archive_command");
+    matches!(setting("archive_mode"), "on" | "always")
+        && setting("archive_library").is_empty()
+        && (command.contains("archive-cmd") || command.contains("walkeep"))
+}
+
 /// `tokio_postgres` shows only "db error" by itself; what the server said lies below.
 fn sql_error(error: tokio_postgres::Error) -> anyhow::Error {
     match error.as_db_error() {
@@ -234,10 +243,7 @@ impl Facts {
 
     /// Whether the archiver hands WAL to walkeep.
     pub fn archives_to_us(&self) -> bool {
-        let on = matches!(self.setting("archive_mode"), Some("on" | "always"));
-        let command = self.setting("archive_command").unwrap_or_default();
-        on && self.setting("archive_library").unwrap_or_default().is_empty()
-            && (command.contains("archive-cmd") || command.contains("walkeep"))
+        archives_to_us(|name| self.setting(name).unwrap_or_default())
     }
 
     /// An error unless the WAL tells enough to restore from it.
@@ -259,7 +265,7 @@ impl Facts {
         let role = &self.role;
         Err(failure(
             format!("the role \"{role}\" may not replicate"),
-            format!("as a superuser: ALTER ROLE \"{}\" REPLICATION;", role.replace('"', "\"\"")),
+            format!("as a superuser: ALTER ROLE {} REPLICATION;", identifier(role)),
         ))
     }
 }

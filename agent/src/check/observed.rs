@@ -8,7 +8,7 @@ use proto::client::ServerVersion;
 use proto::config::Config;
 use proto::{Lsn, TimelineId};
 
-use crate::backup::facts::Slot;
+use crate::backup::facts::{Slot, archives_to_us};
 
 /// Something that could not be looked at, in one sentence, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,8 +171,6 @@ impl Server {
 
     /// Whether the archiver hands WAL to walkeep.
     pub(super) fn archives_to_us(&self) -> bool {
-        let command = self.setting("archive_command");
-        let ours = command.contains("archive-cmd") || command.contains("walkeep");
-        self.archives() && ours && self.setting("archive_library").is_empty()
+        archives_to_us(|name| self.setting(name))
     }
 }
