@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
-use repository::Repository;
 use repository::backup::BackupLabel;
 use repository::retention::{Keep, KeepError};
 use restore::program::{GlobalArgs, failure};
@@ -38,10 +37,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 
 /// Writes a mark beside the backup. What `expire` does with it is decided there.
 pub async fn run(global: &GlobalArgs, args: KeepArgs) -> anyhow::Result<ExitCode> {
-    let config = restore::program::load(global)?;
-    super::repository_url(&config)?;
-    let repository = Repository::from_config(&config).await?;
-    let cluster = config.cluster.clone().unwrap_or_default();
+    let (config, repository, cluster) = super::open(global).await?;
     let branch = repository.only_branch(&cluster).await?;
     let now = Timestamp::now();
     // A release is past by any clock: the store's is the one that counts.

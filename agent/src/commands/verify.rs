@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use indicatif::HumanBytes;
-use repository::Repository;
 use repository::audit::{Audit, Trouble, TroubleKind};
 use restore::program::{GlobalArgs, Progress};
 
@@ -25,10 +24,7 @@ pub struct VerifyArgs {
 
 /// Needs the repository only. Exit code 1 if anything cannot be restored that is listed.
 pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    let config = restore::program::load(global)?;
-    super::repository_url(&config)?;
-    let repository = Repository::from_config(&config).await?;
-    let cluster = config.cluster.clone().unwrap_or_default();
+    let (_, repository, cluster) = super::open(global).await?;
     let mut findings = Vec::new();
     for system_id in repository.systems(&cluster).await? {
         let branch = repository.branch(&cluster, system_id).await?;

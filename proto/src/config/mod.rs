@@ -209,6 +209,27 @@ pub struct HttpConfig {
     pub listen: Option<SocketAddr>,
 }
 
+/// Which file applies: the one that is named, else that of [`ENV`] unless it is empty, else the usual one if it is there.
+/// `None`: none does, and all keys have their defaults.
+pub fn file(named: Option<PathBuf>) -> Option<PathBuf> {
+    let of_environment = || std::env::var_os(ENV).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let usual = || {
+        let path = PathBuf::from(DEFAULT_PATH);
+        // Anything but "it is not there" must be told when the file is opened.
+        let absent = matches!(path.try_exists(), Ok(false));
+        (!absent).then_some(path)
+    };
+    named.or_else(of_environment).or_else(usual)
+}
+
+/// A duration as the configuration file takes it: `"1s"`, `"500ms"`, `"14d"`, `"1h 30m"`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
 impl Config {
     /// Reads the text of a configuration file.
     ///
