@@ -35,7 +35,7 @@ enum Verb {
     Status(status::StatusArgs),
     /// Is this server protected? Every setting and permission, and WAL that arrives in the repository
     Check(check::CheckArgs),
-    /// Re-read the repository: is everything there, and is it what was written?
+    /// Is everything in the repository that is needed? With --deep every byte is read, and compared with its digest
     Verify(verify::VerifyArgs),
     /// Ship one WAL file without a running agent
     Push(push::PushArgs),

@@ -41,6 +41,11 @@ impl Finding {
         Self { severity: Severity::Warning, code, message: message.into(), fix: Some(fix.into()) }
     }
 
+    /// Worth knowing, and there is nothing to do.
+    pub fn note(code: &'static str, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, fix: None, ..Self::ok(code, message) }
+    }
+
     /// Something cannot be restored, or will not be.
     pub fn error(code: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { severity: Severity::Error, code, message: message.into(), fix: Some(fix.into()) }

@@ -1,6 +1,6 @@
 //! Base backups of a real server: what is in the repository is what was on the disk.
 //!
-//! Needs PostgreSQL 15 in Debian's place; says so, and passes, where it is not.
+//! Needs PostgreSQL 15: `cargo xtask servers` fetches it. Where it is missing the tests are skipped, and counted as that.
 
 #[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
 mod server;
@@ -13,7 +13,7 @@ use futures::StreamExt;
 use repository::Branch;
 use repository::manifest::{EXTERNAL_PREFIX, Entry, Manifest};
 use repository::pack::PackReader;
-use server::{BIN, Server, run, unprivileged, until};
+use server::{Server, run, tool, unprivileged, until};
 
 /// The content of every file of a backup, out of its packs.
 async fn contents(branch: &Branch, manifest: &Manifest) -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -132,7 +132,7 @@ async fn a_full_backup_holds_what_is_on_the_disk() {
     }
     let own = branch.read_server_manifest(&manifest.head).await.expect("sound").expect("kept");
     std::fs::write(restored.join("backup_manifest"), own).expect("written");
-    run(Command::new(format!("{BIN}/pg_verifybackup")).arg("-n").arg(&restored));
+    run(Command::new(tool("pg_verifybackup")).arg("-n").arg(&restored));
 
     // All WAL from start to stop is there.
     let listed = server.list();
@@ -203,7 +203,7 @@ async fn sigterm_ends_a_backup_with_a_sentence() {
     let Some(server) = Server::start(&[]) else { return };
     server.init();
     // One of its first questions waits for this lock, and meets the signal there.
-    let mut holder = unprivileged(format!("{BIN}/psql"))
+    let mut holder = unprivileged(tool("psql"))
         .args([
             "-X",
             "-U",
@@ -235,7 +235,7 @@ async fn two_backups_at_once_are_refused() {
     let Some(server) = Server::start(&[]) else { return };
     server.init();
     // The lock of a backup that runs, held by psql.
-    let mut holder = unprivileged(format!("{BIN}/psql"))
+    let mut holder = unprivileged(tool("psql"))
         .args(["-X", "-U", "postgres", "-h", server.path(), "-c"])
         .arg(format!("SELECT pg_advisory_lock({})", 0x0077_616C_6B65_6570_i64))
         .args(["-c", "SELECT pg_sleep(60)"])

@@ -15,12 +15,12 @@ mod failure;
 mod push;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use arguments::{Arguments, Command};
 use failure::Failure;
-use proto::config::{Config, DEFAULT_PATH, ENV};
+use proto::config::Config;
 use proto::socket::{Request, Response};
 
 const FAILED: u8 = 1;
@@ -79,22 +79,20 @@ fn socket_path(arguments: &Arguments) -> Result<PathBuf, Failure> {
     if let Some(socket) = &arguments.socket {
         return Ok(socket.clone());
     }
-    let named = arguments.config.clone().or_else(|| std::env::var_os(ENV).map(PathBuf::from));
-    let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
-    let mut config = match std::fs::read_to_string(&path) {
-        Ok(text) => Config::parse(&text).map_err(|error| {
-            Failure::new(format!("the configuration {} cannot be used: {error}", path.display()))
-        })?,
-        // The file at the usual place is optional, one that was named is not.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Config::default(),
-        Err(error) => {
-            return Err(Failure::new(format!(
-                "the configuration {} cannot be read: {error}",
-                path.display()
-            ))
-            .hint("make it readable for the server's user, or name the agent's socket with --socket"));
-        }
+    let mut config = match proto::config::file(arguments.config.clone()) {
+        Some(path) => read(&path)?,
+        None => Config::default(),
     };
     config.cluster = arguments.cluster.clone().or(config.cluster);
     Ok(config.socket_path())
+}
+
+fn read(path: &Path) -> Result<Config, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(format!("the configuration {} cannot be read: {error}", path.display()))
+            .hint("make it readable for the server's user, or name the agent's socket with --socket")
+    })?;
+    Config::parse(&text).map_err(|error| {
+        Failure::new(format!("the configuration {} cannot be used: {error}", path.display()))
+    })
 }

@@ -13,16 +13,16 @@ use crate::backup::{BackupLabel, folder};
 use crate::catalogue::{BrokenHistory, Gap, Inventory};
 use crate::manifest::ManifestHead;
 use crate::pack::{PackEntry, PackReader, pack_key};
+use crate::wal::segment_key;
 use crate::{Branch, Error, FragmentName, Key, Result};
-
-/// Objects that are read side by side.
-const SIDE_BY_SIDE: usize = 4;
 
 /// Something that is not as it should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trouble {
     /// What it is.
     pub kind: TroubleKind,
+    /// The object, where it is one that is missing or has another length.
+    pub object: Option<Key>,
     /// What was found, in one sentence.
     pub message: String,
     /// Backups that cannot be restored because of it.
@@ -36,6 +36,8 @@ pub struct Trouble {
 pub enum TroubleKind {
     /// A manifest cannot be used.
     Manifest,
+    /// No identity at hand opens a manifest: nothing is known of its backup.
+    Locked,
     /// A pack is missing, or has another length than its manifest says.
     Pack,
     /// The server's own manifest is missing: nothing needs it but the next incremental backup.
@@ -46,14 +48,18 @@ pub enum TroubleKind {
     BackupWal,
     /// WAL is missing.
     Gap,
-    /// A segment is stored with two contents, or is damaged.
+    /// A segment is damaged.
     Segment,
+    /// A segment is stored with two contents.
+    Conflict,
     /// A fragment of the newest WAL is damaged.
     Fragment,
     /// A history file cannot be relied on.
     History,
     /// A `.partial` or `.backup` file is damaged: no restore needs it.
     SmallFile,
+    /// An object among the WAL that is none of ours.
+    Stray,
 }
 
 /// What a branch holds, and what a quick look at it has found.
@@ -87,17 +93,17 @@ impl Audit {
         let mut audit = Self { inventory, packs: BTreeMap::new(), troubles: Vec::new() };
         audit.manifests(branch).await?;
         audit.sizes(branch).await?;
-        audit.wal();
+        audit.wal(branch);
         Ok(audit)
     }
 
     async fn manifests(&mut self, branch: &Branch) -> Result<()> {
         for backup in &self.inventory.unreadable {
-            self.troubles.push(of_backup(TroubleKind::Manifest, &backup.label, backup.error.to_string()));
+            self.troubles.push(unreadable(&backup.label, &backup.error));
         }
         let read = stream::iter(branch.backups().await?)
             .map(async |backup| (branch.read_packs(&backup).await, backup.label))
-            .buffered(SIDE_BY_SIDE);
+            .buffered(branch.store().concurrency());
         let read: Vec<_> = read.collect().await;
         for (packs, label) in read {
             match packs {
@@ -109,9 +115,9 @@ impl Audit {
                 }
                 // Removed since it was listed.
                 Err(Error::Absent { .. }) => {}
-                Err(error) if is_damage(&error) => {
+                Err(error) if is_damage(&error) || matches!(error, Error::Locked { .. }) => {
                     if !self.inventory.unreadable.iter().any(|backup| backup.label == label) {
-                        self.troubles.push(of_backup(TroubleKind::Manifest, &label, error.to_string()));
+                        self.troubles.push(unreadable(&label, &error));
                     }
                 }
                 Err(error) => return Err(error),
@@ -130,8 +136,8 @@ impl Audit {
                 Some(size) => format!("pack {key} has {size} bytes instead of {}", pack.stored_length()),
                 None => format!("pack {key} does not exist"),
             };
-            let backups = backups.clone();
-            self.troubles.push(Trouble { kind: TroubleKind::Pack, message, backups, wal: None });
+            let pack = Trouble { backups: backups.clone(), ..without_harm(TroubleKind::Pack, message) };
+            self.troubles.push(Trouble { object: Some(key), ..pack });
         }
         let listed = branch.store().list(&branch.key(&folder())).await?;
         let names: BTreeSet<Key> = listed.into_iter().map(|object| object.key).collect();
@@ -139,14 +145,14 @@ impl Audit {
             let Some(name) = &head.server_manifest else { continue };
             let key = branch.key(&folder().child(&head.label).child(name));
             if !names.contains(&key) {
-                self.troubles
-                    .push(without_harm(TroubleKind::ServerManifest, format!("{key} does not exist")));
+                let missing = without_harm(TroubleKind::ServerManifest, format!("{key} does not exist"));
+                self.troubles.push(Trouble { object: Some(key), ..missing });
             }
         }
         Ok(())
     }
 
-    fn wal(&mut self) {
+    fn wal(&mut self, branch: &Branch) {
         let inventory = &self.inventory;
         let mut troubles = Vec::new();
         for head in &inventory.backups {
@@ -156,36 +162,32 @@ impl Audit {
             }
         }
         for Gap { timeline, from_lsn, to_lsn } in inventory.gaps() {
-            troubles.push(Trouble {
-                kind: TroubleKind::Gap,
-                message: format!("WAL of timeline {timeline} from {from_lsn} to {to_lsn} is missing"),
-                backups: BTreeSet::new(),
-                wal: Some((timeline, from_lsn..to_lsn)),
-            });
+            let message = format!("WAL of timeline {timeline} from {from_lsn} to {to_lsn} is missing");
+            let wal = Some((timeline, from_lsn..to_lsn));
+            troubles.push(Trouble { wal, ..without_harm(TroubleKind::Gap, message) });
         }
         let size = inventory.segment_size();
         for wal in inventory.wal.timelines.values() {
             for (name, digests) in wal.segments.iter().filter(|(_, digests)| digests.len() > 1) {
+                let keys = digests.iter().map(|digest| branch.key(&segment_key(*name, *digest)).to_string());
+                let keys = keys.collect::<Vec<_>>().join(", ");
+                let message = format!("segment {name} is stored with different contents: {keys}");
                 let number = name.number(size).ok();
-                troubles.push(Trouble {
-                    kind: TroubleKind::Segment,
-                    message: format!("segment {name} is stored with {} different contents", digests.len()),
-                    backups: BTreeSet::new(),
-                    wal: number.map(|number| (name.timeline, number.start(size)..number.end(size))),
-                });
+                let wal = number.map(|number| (name.timeline, number.start(size)..number.end(size)));
+                let backups = self.needing(wal.as_ref());
+                troubles.push(Trouble { backups, wal, ..without_harm(TroubleKind::Conflict, message) });
             }
         }
         for timeline in inventory.timelines() {
             if let Err(why @ (BrokenHistory::Damaged | BrokenHistory::Contradictory)) =
                 inventory.certain_lineage(timeline)
             {
-                troubles.push(Trouble {
-                    kind: TroubleKind::History,
-                    message: format!("timeline {timeline}: {why}"),
-                    backups: BTreeSet::new(),
-                    wal: None,
-                });
+                troubles.push(without_harm(TroubleKind::History, format!("timeline {timeline}: {why}")));
             }
+        }
+        for key in &inventory.wal.strays {
+            let message = format!("object {key} lies among the WAL, and is none of walkeep's");
+            troubles.push(Trouble { object: Some(key.clone()), ..without_harm(TroubleKind::Stray, message) });
         }
         self.troubles.extend(troubles);
     }
@@ -207,13 +209,9 @@ impl Audit {
     /// # Errors
     /// The store failed, or no identity opens what is encrypted: then not everything was read.
     pub async fn deep(&self, branch: &Branch, done: impl Fn(u64) + Send + Sync) -> Result<Vec<Trouble>> {
-        let missing: BTreeSet<&str> = self
-            .troubles
-            .iter()
-            .filter(|trouble| trouble.kind == TroubleKind::Pack)
-            .filter_map(|trouble| trouble.message.split(' ').nth(1))
-            .collect();
-        let is_there = |pack: &PackEntry| !missing.contains(branch.key(&pack_key(pack.name())).as_str());
+        let missing: BTreeSet<&Key> =
+            self.troubles.iter().filter_map(|trouble| trouble.object.as_ref()).collect();
+        let is_there = |pack: &PackEntry| !missing.contains(&branch.key(&pack_key(pack.name())));
         let packs = self.packs.values().filter(|(pack, _)| is_there(pack));
         let mut items: Vec<Item> = Vec::new();
         for (pack, backups) in packs {
@@ -230,7 +228,7 @@ impl Audit {
         items.extend(with_manifest.map(|head| Item::ServerManifest(Box::new(head.clone()))));
         let found: Vec<Option<Trouble>> = stream::iter(items)
             .map(async |item| self.look(branch, item, &done).await)
-            .buffered(SIDE_BY_SIDE)
+            .buffered(branch.store().concurrency())
             .try_collect()
             .await?;
         Ok(found.into_iter().flatten().collect())
@@ -271,10 +269,10 @@ impl Audit {
         let wal = |kind, name: SegmentName, bytes: Range<u64>| {
             let start = name.number(size).ok().map(|number| number.start(size));
             let wal = start.map(|start| (name.timeline, start + bytes.start..start + bytes.end));
-            Trouble { kind, message: message.clone(), backups: self.needing(wal.as_ref()), wal }
+            Trouble { backups: self.needing(wal.as_ref()), wal, ..without_harm(kind, message.clone()) }
         };
         Ok(Some(match item {
-            Item::Pack(_, backups) => Trouble { kind: TroubleKind::Pack, message, backups, wal: None },
+            Item::Pack(_, backups) => Trouble { backups, ..without_harm(TroubleKind::Pack, message) },
             Item::BlockDigests(_) => without_harm(TroubleKind::BlockDigests, message),
             Item::Segment(name) => wal(TroubleKind::Segment, name, 0..size.bytes()),
             Item::Fragment(fragment) => {
@@ -319,9 +317,18 @@ fn is_damage(error: &Error) -> bool {
 }
 
 fn of_backup(kind: TroubleKind, label: &BackupLabel, message: String) -> Trouble {
-    Trouble { kind, message, backups: BTreeSet::from([label.clone()]), wal: None }
+    Trouble { backups: BTreeSet::from([label.clone()]), ..without_harm(kind, message) }
 }
 
+/// Of a backup whose manifest cannot be read.
+fn unreadable(label: &BackupLabel, error: &Error) -> Trouble {
+    match error {
+        Error::Locked { .. } => without_harm(TroubleKind::Locked, format!("backup {label}: {error}")),
+        error => of_backup(TroubleKind::Manifest, label, error.to_string()),
+    }
+}
+
+/// That costs no backup and no WAL, as far as is known here.
 fn without_harm(kind: TroubleKind, message: String) -> Trouble {
-    Trouble { kind, message, backups: BTreeSet::new(), wal: None }
+    Trouble { kind, object: None, message, backups: BTreeSet::new(), wal: None }
 }

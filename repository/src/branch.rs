@@ -26,6 +26,7 @@ use crate::sealed::{
     ContentReader, Encryption, Expected, HEADER_LENGTH, Header, Kind, Sealed, Sealing, Unsealing, WriterId,
     parse_header, seal_with_digest, unseal,
 };
+use crate::task::joined;
 use crate::{Error, Key, Result, Store, chance};
 
 /// The object that begins a branch.
@@ -202,6 +203,5 @@ pub(crate) async fn off_thread<T: Send + 'static>(
         // Threads would take turns in another order each time.
         return work();
     }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::Unreachable { what: format!("object {key}"), why: error.to_string() })?
+    joined(key, tokio::task::spawn_blocking(work).await)
 }

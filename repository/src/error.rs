@@ -16,6 +16,14 @@ pub enum Error {
         /// Usually a key.
         what: String,
     },
+    /// There is no repository, or nothing of this cluster in it: `walkeep init` was not run, or a disk is not mounted.
+    #[error("{what} {why}")]
+    NotBegun {
+        /// The store, or the cluster in it.
+        what: String,
+        /// How that was seen.
+        why: String,
+    },
     /// The store did not answer, or not in a usable way, although it was asked several times.
     #[error("cannot reach {what}: {why}")]
     Unreachable {
@@ -97,6 +105,9 @@ impl Error {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Absent { .. } => None,
+            Self::NotBegun { .. } => Some(
+                "run `walkeep init` first; if that was done, check `repository` and `cluster`: is its disk mounted?",
+            ),
             Self::Unreachable { .. } => {
                 Some("check the repository's address, the network, and that the store is up; nothing is lost")
             }
@@ -105,8 +116,8 @@ impl Error {
                  is not full",
             ),
             Self::Conflict { .. } => Some(
-                "two servers have written under one name: find out which one is right before going on; \
-                 nothing was overwritten",
+                "two servers have written under one name, and nothing was overwritten. Find out which one is right, \
+                 and move the other one's object out of the repository by hand: walkeep never does",
             ),
             Self::Corrupt { .. } => {
                 Some("keep the object for examination; `walkeep verify` tells what else is affected")

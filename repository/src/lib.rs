@@ -21,6 +21,7 @@ pub mod repository;
 pub mod retention;
 pub mod sealed;
 pub mod store;
+mod task;
 pub mod wal;
 
 pub use branch::{Branch, BranchFacts};

@@ -57,11 +57,9 @@ impl Repository {
     pub async fn open(store: Store, sealing: Sealing, unsealing: Unsealing) -> Result<Self> {
         match read_marker(&store).await {
             Ok(_) => Ok(Self { store, sealing, unsealing }),
-            Err(Error::Absent { .. }) => Err(Error::Foreign {
+            Err(Error::Absent { .. }) => Err(Error::NotBegun {
                 what: store.description().to_owned(),
-                why: format!(
-                    "there is no {MARKER}, so this is no repository (yet), or its disk is not mounted"
-                ),
+                why: format!("has no {MARKER}, so it is no repository (yet)"),
             }),
             Err(error) => Err(error),
         }
@@ -82,19 +80,6 @@ impl Repository {
     /// The store behind it.
     pub fn store(&self) -> &Store {
         &self.store
-    }
-
-    /// The clusters that have a branch, in order.
-    pub async fn clusters(&self) -> Result<Vec<ClusterName>> {
-        let mut clusters = Vec::new();
-        for folder in self.store.list_folder(&Key::root()).await?.folders {
-            if let Ok(cluster) = folder.name().parse::<ClusterName>()
-                && !self.systems(&cluster).await?.is_empty()
-            {
-                clusters.push(cluster);
-            }
-        }
-        Ok(clusters)
     }
 
     /// The system identifiers under which `cluster` has a branch, in order.
@@ -149,7 +134,7 @@ impl Repository {
     /// A branch that was begun.
     ///
     /// # Errors
-    /// [`Error::Foreign`], naming those that are there, if only others were; [`Error::Absent`] if none was.
+    /// [`Error::Foreign`], naming those that are there, if only others were; [`Error::NotBegun`] if none was.
     pub async fn branch(&self, cluster: &ClusterName, system_id: SystemId) -> Result<Branch> {
         // The facts are not known before they are read; nothing else is done with this one.
         let facts = BranchFacts { segment_size: proto::wal::SegmentSize::DEFAULT, server_version: 0 };
@@ -183,7 +168,10 @@ impl Repository {
     }
 
     fn never_begun(&self, cluster: &ClusterName) -> Error {
-        Error::Absent { what: format!("cluster {cluster} in {}", self.store.description()) }
+        Error::NotBegun {
+            what: format!("cluster {cluster} in {}", self.store.description()),
+            why: "has never been begun".to_owned(),
+        }
     }
 
     fn assemble(&self, cluster: &ClusterName, system_id: SystemId, facts: BranchFacts) -> Branch {

@@ -89,7 +89,7 @@ async fn a_store_without_the_marker_is_no_repository() {
     let open = || Repository::open(store.clone(), Sealing::plain(1), Unsealing::none());
     let error = open().await.err().unwrap();
     assert!(
-        matches!(error, Error::Foreign { .. }) && error.hint().unwrap().contains("walkeep init"),
+        matches!(error, Error::NotBegun { .. }) && error.hint().unwrap().contains("walkeep init"),
         "{error}"
     );
     for marker in ["", "{}", "{\"walkeep\":2,\"repository\":\"x\"}"] {

@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Output};
 
 use proto::Digest;
 use proto::wal::padding::padded_tail;
+use rustix::net::{self, AddressFamily, SocketType};
 use support::*;
 
 struct Recovery {
@@ -53,7 +55,6 @@ impl Recovery {
     }
 }
 
-/// LESSONS 37
 #[tokio::test(flavor = "multi_thread")]
 async fn gives_segments_then_the_tail_then_nothing() {
     let recovery = Recovery::new().await;
@@ -68,7 +69,6 @@ async fn gives_segments_then_the_tail_then_nothing() {
     assert_eq!(recovery.get(1, 5, Some(1)), (1, None));
 }
 
-/// LESSONS 7
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hole_is_no_end() {
     let recovery = Recovery::new().await;
@@ -166,13 +166,15 @@ async fn what_is_unreachable_is_not_absent() {
     let segment = name(1, 2).to_string();
     let fetch = |url: &str| recovery.fetch_from(url, &[&segment, "RECOVERYXLOG"]).status.code();
     assert_eq!(fetch(&gone), Some(126));
-    // Nobody listens there. Short, so that the test is.
+    // Bound, so that nobody else can, and never listened on. Short, so that the test is.
+    let deaf = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    net::bind(&deaf, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = SocketAddr::try_from(net::getsockname(&deaf).unwrap()).unwrap();
     let config = recovery.directory.path().join("walkeep.toml");
-    std::fs::write(
-        &config,
-        "[storage]\nendpoint = \"http://127.0.0.1:9\"\nallow_http = true\nregion = \"x\"\nretry_timeout = \"1s\"\n",
-    )
-    .unwrap();
+    let storage = format!(
+        "[storage]\nendpoint = \"http://{address}\"\nallow_http = true\nregion = \"x\"\nretry_timeout = \"1s\"\n"
+    );
+    std::fs::write(&config, storage).unwrap();
     let started = std::time::Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_restore-cmd"))
         .current_dir(recovery.directory.path())

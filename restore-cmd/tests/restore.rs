@@ -75,7 +75,7 @@ fn many() -> Vec<Made> {
     made
 }
 
-/// LESSONS 39, 40a: nothing is staged elsewhere, and no commit waits for a standby that is not there
+/// Nothing is staged elsewhere, and no commit waits for a standby that is not there
 #[tokio::test]
 async fn comes_back_as_it_was() {
     let fixture = Fixture::new().await;
@@ -155,7 +155,6 @@ fn damage(fixture: &Fixture, folder: &str) {
     panic!("there is no object in {folder}");
 }
 
-/// LESSONS 32
 #[tokio::test]
 async fn a_damaged_object_is_named_and_leaves_nothing_that_starts() {
     let fixture = Fixture::new().await;

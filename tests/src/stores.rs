@@ -19,10 +19,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::account::Orphan;
-use crate::postgres::free_port;
 use crate::s3::{ACCESS_KEY, BUCKET, SECRET_KEY};
 use crate::servers::cache;
-use crate::{Account, World, wait_for};
+use crate::{Account, Port, World, wait_for};
 
 /// The account at azurite, and its key: [`SECRET_KEY`], encoded as Azure wants it.
 pub const AZURE_ACCOUNT: &str = "harness";
@@ -76,7 +75,7 @@ impl Maker {
 /// A running server with one empty bucket, [`BUCKET`]. It is killed when dropped.
 #[derive(Debug)]
 pub struct StoreServer {
-    port: u16,
+    port: Port,
     keys: (String, String),
     process: Mutex<Child>,
 }
@@ -86,7 +85,7 @@ impl StoreServer {
     pub fn start(maker: Maker, world: &World) -> Result<StoreServer> {
         ensure!(maker.is_here(), "{} is not here; `cargo xtask servers` installs it", maker.name());
         let folder = world.folder(maker.name())?;
-        let port = free_port()?;
+        let port = Port::reserve()?;
         let text = port.to_string();
         // It runs as ourselves: its interpreter may lie in a home directory that is closed to others.
         let started = |program: PathBuf| Account::ourselves().daemon(program, Orphan::Kill);
@@ -160,7 +159,7 @@ impl StoreServer {
             if let Some(ended) = child.try_wait()? {
                 bail!("it ended with {ended}");
             }
-            Ok(TcpStream::connect(("127.0.0.1", self.port)).ok())
+            Ok(TcpStream::connect(("127.0.0.1", self.port.number())).ok())
         })?;
         Ok(())
     }
@@ -186,7 +185,7 @@ impl StoreServer {
 
     /// One request of HTTP; the answer, if it has the status that is expected.
     fn request(&self, method: &str, target: &str, form: &str, expected: u16) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port.number()))?;
         let length = form.len();
         // moto tells its services apart by the scope of a signature, which it does not check here.
         let scope = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=x";

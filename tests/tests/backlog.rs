@@ -1,6 +1,4 @@
 //! After an outage many segments wait: they are stored ahead of the archiver, side by side, and it finds them done.
-//!
-//! LESSONS 17, 19, 20.
 
 use std::time::{Duration, Instant};
 

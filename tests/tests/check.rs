@@ -1,6 +1,4 @@
 //! `walkeep check`: each finding is provoked by breaking that very setting, and cured by pasting the fix that it prints.
-//!
-//! LESSONS 15, 17; FACTS 8.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -195,7 +193,7 @@ fn settings(major: u32, kind: StoreKind) -> Result<()> {
     let program = scene.world.write("archive-cmd", "#!/bin/sh\n")?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o644))?;
     scene.server.archive_with(&format!("{} %p", program.display()))?;
-    // The shell's 126 ends the archiver, and is not counted (LESSONS 7).
+    // The shell's 126 ends the archiver, and is not counted.
     scene.cure(&[("archive_command", "error")])?;
     let own = scene.agent.archive_command()?;
     scene.server.archive_with(&own.replace(".toml", ".other"))?;

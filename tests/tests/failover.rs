@@ -1,6 +1,4 @@
 //! A standby takes over, at any moment: the agent follows, and there is one history, told and kept.
-//!
-//! LESSONS 8, 9, 14; FACTS 3 (ends, next timeline), 9.3, 9.6.
 
 use std::time::Duration;
 

@@ -1,6 +1,4 @@
 //! The slot is lost while the agent is away, and WAL with it: noticed, told, shown, and healed by a new backup.
-//!
-//! LESSONS 10, 11, 40; FACTS 3 (slots), 9.6.
 
 use anyhow::{Context, Result, ensure};
 use harness::postgres::PATIENCE;

@@ -224,7 +224,6 @@ rounds! {
     seed_7_both_synchronous_s3_pg18: 7;
 }
 
-/// LESSONS 13, 16, 18; FACTS 3 (synchronous use), 9.11
 #[test]
 #[ignore = "takes minutes: cargo xtask test --soak ledger"]
 fn soak() -> Result<()> {

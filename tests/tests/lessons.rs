@@ -1,10 +1,50 @@
-//! `docs/lessons.md` names tests: each of them exists.
+//! `docs/lessons.md` names tests: each of them exists. And nothing cites papers that are not here.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+
+const PARTS: [&str; 6] = ["agent", "archive-cmd", "proto", "repository", "restore-cmd", "tests"];
+
+/// Every file below a folder that has text in it, with the text.
+fn texts(folder: &Path, found: &mut Vec<(PathBuf, String)>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            texts(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "md") {
+            found.push((path.clone(), fs::read_to_string(&path)?));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_cited_is_here() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = Vec::new();
+    for part in PARTS.into_iter().chain(["bench", "docs", "fuzz/src", "xtask"]) {
+        texts(&root.join(part), &mut found)?;
+    }
+    assert!(found.len() > 300, "only {} files", found.len());
+    // In parts, so that this file is none of those that it looks for.
+    let papers = [["LESS", "ONS"], ["FA", "CTS"], ["DES", "IGN"]].map(|parts| parts.concat());
+    let cites = |line: &str, paper: &String| {
+        let after = line.split(paper.as_str()).skip(1).any(|rest| {
+            let rest = rest.trim_start_matches(".md").strip_prefix([' ', ':', ',', ')']);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+        });
+        after && line.trim_start().starts_with("//")
+    };
+    for (path, text) in &found {
+        for line in text.lines() {
+            assert!(!papers.iter().any(|paper| cites(line, paper)), "{}: {line}", path.display());
+        }
+    }
+    Ok(())
+}
 
 /// Adds the names of all functions and of all rounds of the files below a folder.
 fn names(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
@@ -30,7 +70,7 @@ fn names(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
 fn every_test_that_is_named_exists() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut there = BTreeSet::new();
-    for part in ["agent", "archive-cmd", "proto", "repository", "restore-cmd", "tests"] {
+    for part in PARTS {
         for folder in ["src", "tests"] {
             names(&root.join(part).join(folder), &mut there)?;
         }

@@ -1,7 +1,7 @@
 //! The store is slow, stumbles, is away, refuses, is full: nothing is acknowledged that it does not hold, nothing is called
 //! absent that was not proven to be, and all goes on by itself when the store does.
 //!
-//! LESSONS 13, 17, 41; FACTS 9.9, 9.15. Outages of minutes: `cargo xtask test --soak store_faults`.
+//! Outages of minutes: `cargo xtask test --soak store_faults`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -84,7 +84,6 @@ impl Scene {
     }
 }
 
-/// LESSONS 11; FACTS 3 (timeout, slot in use)
 #[test]
 fn a_frozen_agent_wakes_up_and_does_no_harm() -> Result<()> {
     let Some(installation) = Installation::any_or_skip() else { return Ok(()) };

@@ -29,7 +29,7 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 /// Builds `targets` of the workspace. Always of the whole of it: another selection means other features of what it
 /// depends on, and so a second build of it.
 pub(crate) fn build(targets: &[&str]) -> Result<()> {
-    run(cargo(&["build", "--quiet", "--workspace"]).args(targets))
+    run(cargo(&["build", "--locked", "--quiet", "--workspace"]).args(targets))
 }
 
 /// Runs a command in the foreground; an error unless it succeeds.

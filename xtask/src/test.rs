@@ -49,7 +49,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         if nextest { by_nextest(args, &excluded, &skips)? } else { by_cargo(args, &excluded, &skips)? };
     let documented = args.filters.is_empty() && nextest && !args.soak;
     let examples = if documented {
-        cargo::run(&mut cargo(&["test", "--quiet", "--workspace", "--doc"]))
+        cargo::run(&mut cargo(&["test", "--locked", "--quiet", "--workspace", "--doc"]))
     } else {
         Ok(())
     };
@@ -85,7 +85,8 @@ fn by_nextest(args: &TestArgs, excluded: &[&u32], skips: &Path) -> Result<Outcom
         chosen = "all()".to_owned();
     }
     let others = excluded.iter().map(|major| format!(" - test(/pg{major}/)")).collect::<String>();
-    let mut command = cargo(&["nextest", "run", "--workspace", "-E", &format!("({chosen}){others}")]);
+    let mut command =
+        cargo(&["nextest", "run", "--locked", "--workspace", "-E", &format!("({chosen}){others}")]);
     if args.soak {
         command.args(["--run-ignored", "only", "--no-capture"]);
     }
@@ -119,16 +120,11 @@ fn by_cargo(args: &TestArgs, excluded: &[&u32], skips: &Path) -> Result<Outcome>
     let mut all = Outcome { succeeded: true, passed: 0, failed: 0 };
     for filter in filters {
         let (file, test) = filter.split_once("::").unwrap_or((&filter, ""));
-        let is_scenario = cargo::root().join(format!("tests/tests/{file}.rs")).is_file();
-        let mut command = if is_scenario {
-            let mut command =
-                cargo(&["test", "--no-fail-fast", "--package=walkeep-tests", "--test", file, "--"]);
-            command.arg(test);
-            command
-        } else {
-            let mut command = cargo(&["test", "--no-fail-fast", "--workspace", "--"]);
-            command.arg(&filter);
-            command
+        // A test that hangs must not hold up everything for ever.
+        let mut command = bounded(&cargo(&["test", "--locked", "--no-fail-fast", "--workspace"]));
+        match is_test_file(file)? {
+            true => command.args(["--test", file, "--", test]),
+            false => command.args(["--", &filter]),
         };
         command.args(["--test-threads", "2"]);
         if args.soak {
@@ -147,6 +143,30 @@ fn by_cargo(args: &TestArgs, excluded: &[&u32], skips: &Path) -> Result<Outcome>
         }
     }
     Ok(all)
+}
+
+/// The most that one call of `cargo test` may take; with `--soak` it is hours.
+const LONGEST: &str = "6h";
+
+/// The same command, with all that it has started ended after [`LONGEST`].
+fn bounded(command: &Command) -> Command {
+    let mut bounded = Command::new("timeout");
+    bounded.args(["--kill-after=10", LONGEST]).arg(command.get_program()).args(command.get_args());
+    bounded.current_dir(cargo::root());
+    bounded
+}
+
+/// Whether one of the crates has tests of this name in its `tests` folder.
+fn is_test_file(name: &str) -> Result<bool> {
+    let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    for entry in fs::read_dir(cargo::root())? {
+        let tests = entry?.path().join("tests");
+        if plain && (tests.join(format!("{name}.rs")).is_file() || tests.join(name).join("main.rs").is_file())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The number that stands before a word.
@@ -175,6 +195,15 @@ fn reasons(skips: &Path) -> BTreeMap<(String, String), usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn test_files_of_every_crate_are_found() {
+        for (name, found) in
+            [("main_job", true), ("simulation", true), ("stream_live", true), ("pg15_file", false)]
+        {
+            assert_eq!(is_test_file(name).unwrap(), found, "{name}");
+        }
+    }
 
     #[test]
     fn counts_are_read_from_both_kinds_of_report() {

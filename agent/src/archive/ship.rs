@@ -113,7 +113,8 @@ impl ArchiveError {
             Self::Repository(error) => return error.hint().map(str::to_owned),
             Self::Conflict { .. } => {
                 "two servers archive under one name (a copy, a restored server that still archives, a split brain): \
-                 find out which is right before going on"
+                 find out which is right. If it is this file, move the other one's object out of the repository by hand; \
+                 walkeep never does"
                     .to_owned()
             }
             Self::Wal { why: WalError::Foreign { .. }, .. } => {
@@ -246,24 +247,21 @@ impl Archive {
                 expected: "longer than such a file may be",
             });
         }
-        let (content, system_id) = blocking(move || {
-            let content = read(&offer)?;
-            if offer.digest.is_some_and(|digest| digest != Digest::of(&content)) {
-                return Err(ArchiveError::Changed { file });
-            }
-            let system_id = match file {
-                WalFile::Partial(segment) => {
-                    let page = &content[..content.len().min(PAGE_SIZE)];
-                    let facts = check_segment_start(page, segment, None);
-                    Some(facts.map_err(|why| ArchiveError::Wal { file, why })?.system_id)
-                }
-                _ => None,
-            };
-            Ok((content, system_id))
-        })
-        .await?;
+        // Before the file is read, as for segments.
+        let _room = self.room.acquire().await;
+        let offer = Arc::new(offer);
+        let (examined, system_id) = {
+            let offer = offer.clone();
+            blocking(move || examine_small(&offer)).await?
+        };
         let branch = self.branch(system_id).await?;
-        let stored = branch.put_wal_file(file, content).await?;
+        let stored = match examined.content {
+            Some(content) => branch.put_wal_file(file, content).await?,
+            None => {
+                let (length, pieces) = (offer.size, pieces(offer.clone()));
+                branch.put_wal_file_stream(file, length, examined.digest, pieces).await?
+            }
+        };
         info!(cluster = %self.cluster, %file, ?stored, "archived");
         Ok(())
     }
@@ -296,7 +294,7 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await?
 }
 
-/// What a look at a whole segment has found.
+/// What a look at a whole file has found.
 struct Examined {
     digest: Digest,
     /// The content, unless it is too large to be held.
@@ -332,20 +330,38 @@ fn examine(offer: &Offer, segment: SegmentName) -> Result<Examined, ArchiveError
     Ok(Examined { digest, content })
 }
 
+/// Reads and digests a file that is no segment. A partial segment says whose it is.
+fn examine_small(offer: &Offer) -> Result<(Examined, Option<SystemId>), ArchiveError> {
+    let file = offer.file;
+    let system_id = match file {
+        WalFile::Partial(segment) => {
+            let mut page = [0; PAGE_SIZE];
+            read_page(offer, 0, &mut page)?;
+            let facts = check_segment_start(&page, segment, None);
+            Some(facts.map_err(|why| ArchiveError::Wal { file, why })?.system_id)
+        }
+        _ => None,
+    };
+    let (digest, content) = if offer.size <= IN_MEMORY {
+        let content = read(offer)?;
+        (Digest::of(&content), Some(content))
+    } else {
+        (digest_pieces(offer, |_, _| {})?, None)
+    };
+    if offer.digest.is_some_and(|expected| expected != digest) {
+        return Err(ArchiveError::Changed { file });
+    }
+    Ok((Examined { digest, content }, system_id))
+}
+
 /// The same in bounded memory.
 fn examine_large(offer: &Offer, segment: SegmentName) -> Result<Digest, ArchiveError> {
-    let (mut hasher, mut last_content, mut at) = (blake3::Hasher::new(), 0, 0);
-    let mut piece = vec![0; PIECE];
-    while at < offer.size {
-        let length = piece.len().min((offer.size - at) as usize);
-        let piece = &mut piece[..length];
-        offer.source.read_exact_at(piece, at).map_err(|why| ArchiveError::Read { file: offer.file, why })?;
-        hasher.update(piece);
+    let mut last_content = 0;
+    let digest = digest_pieces(offer, |at, piece| {
         if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
             last_content = at + last as u64;
         }
-        at += length as u64;
-    }
+    })?;
     let checked = check_whole_by_page(offer.size, last_content, segment, |page, buffer| {
         read_page(offer, page * PAGE_SIZE as u64, buffer).map_err(PageError::Read)
     });
@@ -353,6 +369,21 @@ fn examine_large(offer: &Offer, segment: SegmentName) -> Result<Digest, ArchiveE
         PageError::Wal(why) => ArchiveError::Wal { file: offer.file, why },
         PageError::Read(error) => error,
     })?;
+    Ok(digest)
+}
+
+/// Reads a file once, in pieces; `see` gets each of them with its offset.
+fn digest_pieces(offer: &Offer, mut see: impl FnMut(u64, &[u8])) -> Result<Digest, ArchiveError> {
+    let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+    let mut piece = vec![0; PIECE];
+    while at < offer.size {
+        let length = piece.len().min((offer.size - at) as usize);
+        let piece = &mut piece[..length];
+        offer.source.read_exact_at(piece, at).map_err(|why| ArchiveError::Read { file: offer.file, why })?;
+        hasher.update(piece);
+        see(at, piece);
+        at += length as u64;
+    }
     Ok(hasher.finalize().into())
 }
 

@@ -11,6 +11,8 @@ use super::facts::{Facts, Sql};
 /// A configuration file is never longer; what is, is no configuration file.
 const MAX_LENGTH: u64 = 4 << 20;
 
+const TOO_LARGE: &str = "it is no ordinary file of at most 4 MiB";
+
 /// One file that the server reads its configuration from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalFile {
@@ -54,15 +56,18 @@ pub async fn gather(sql: &Sql, facts: &Facts, info: &ConnInfo) -> Vec<ExternalFi
         );
         return Vec::new();
     }
-    let included = sql.configuration_sources().await.unwrap_or_default();
+    let included = sql.configuration_sources().await.unwrap_or_else(|error| {
+        tracing::warn!(
+            "files that the server's configuration includes are in the backup only if they lie in the data directory: \
+             {error:#}"
+        );
+        Vec::new()
+    });
     let local = info.hosts.iter().all(|host| matches!(host.address, Address::Unix(_)));
     let mut files = Vec::new();
     for (path, role) in outside(facts, &included) {
         let read = match path.to_str() {
-            Some(text) if facts.may_read_files => sql
-                .read_file(text, 0, MAX_LENGTH)
-                .await
-                .map(|content| content.map(|content| (content, 0o600, 0))),
+            Some(text) if facts.may_read_files => read_remote(sql, text).await,
             _ if local => read_local(&path).await,
             _ => Err(anyhow::anyhow!("the role may not read files, and the server is on another machine")),
         };
@@ -75,12 +80,20 @@ pub async fn gather(sql: &Sql, facts: &Facts, info: &ConnInfo) -> Vec<ExternalFi
     files
 }
 
+async fn read_remote(sql: &Sql, path: &str) -> anyhow::Result<Option<(Vec<u8>, u32, i64)>> {
+    // One byte more than there may be: a part of a file is not the file.
+    let content = sql.read_file(path, 0, MAX_LENGTH + 1).await?;
+    let fits = content.as_ref().is_none_or(|content| content.len() as u64 <= MAX_LENGTH);
+    anyhow::ensure!(fits, "{TOO_LARGE}");
+    Ok(content.map(|content| (content, 0o600, 0)))
+}
+
 async fn read_local(path: &Path) -> anyhow::Result<Option<(Vec<u8>, u32, i64)>> {
     let metadata = match tokio::fs::metadata(path).await {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    anyhow::ensure!(metadata.is_file() && metadata.len() <= MAX_LENGTH, "it is no ordinary small file");
+    anyhow::ensure!(metadata.is_file() && metadata.len() <= MAX_LENGTH, "{TOO_LARGE}");
     Ok(Some((tokio::fs::read(path).await?, metadata.mode() & 0o7777, metadata.mtime())))
 }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use proto::config::SlotName;
 use proto::conninfo::ConnInfo;
 use proto::{Lsn, TimelineId};
+use restore::conf::identifier;
 use restore::program::failure;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -37,7 +38,7 @@ pub struct Slot {
     /// The server has removed WAL that the slot needed.
     pub lost: bool,
     /// The oldest WAL that it keeps.
-    pub restart_lsn: Option<String>,
+    pub restart_lsn: Option<Lsn>,
 }
 
 /// The server's settings and state.
@@ -96,15 +97,7 @@ impl Sql {
                 "SELECT slot_type, active, wal_status, restart_lsn FROM pg_replication_slots WHERE slot_name = '{name}'"
             ))
             .await?;
-        Ok(rows.into_iter().next().map(|row| {
-            let text = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
-            Slot {
-                physical: text(0) == "physical",
-                active: text(1) == "t",
-                lost: text(2) == "lost",
-                restart_lsn: row.get(3).cloned().flatten(),
-            }
-        }))
+        rows.first().map(|row| read_slot(row)).transpose()
     }
 
     /// The server's clock: microseconds since 1970.
@@ -196,9 +189,32 @@ impl Sql {
     }
 }
 
+/// A row of `pg_replication_slots`: type, whether it is active, status of its WAL, restart_lsn.
+///
+/// # Errors
+/// The position cannot be read. That must not pass for a slot that keeps nothing: such a one is made anew.
+fn read_slot(row: &[Option<String>]) -> anyhow::Result<Slot> {
+    let text = |at: usize| row.get(at).and_then(Option::as_deref);
+    let restart_lsn = text(3).map(str::parse).transpose();
+    Ok(Slot {
+        physical: text(0) == Some("physical"),
+        active: text(1) == Some("t"),
+        lost: text(2) == Some("lost"),
+        restart_lsn: restart_lsn.context("the server tells the slot's restart_lsn in an unknown way")?,
+    })
+}
+
 /// A column that is not null and can be read.
 fn parsed<T: FromStr>(row: &[Option<String>], at: usize) -> Option<T> {
     row.get(at)?.as_deref()?.parse().ok()
+}
+
+/// Whether these settings make the archiver hand WAL to walkeep.
+pub(crate) fn archives_to_us<'a>(setting: impl Fn(&'static str) -> &'a str) -> bool {
+    let command = setting("archive_command");
+    matches!(setting("archive_mode"), "on" | "always")
+        && setting("archive_library").is_empty()
+        && (command.contains("archive-cmd") || command.contains("walkeep"))
 }
 
 /// `tokio_postgres` shows only "db error" by itself; what the server said lies below.
@@ -227,10 +243,7 @@ impl Facts {
 
     /// Whether the archiver hands WAL to walkeep.
     pub fn archives_to_us(&self) -> bool {
-        let on = matches!(self.setting("archive_mode"), Some("on" | "always"));
-        let command = self.setting("archive_command").unwrap_or_default();
-        on && self.setting("archive_library").unwrap_or_default().is_empty()
-            && (command.contains("archive-cmd") || command.contains("walkeep"))
+        archives_to_us(|name| self.setting(name).unwrap_or_default())
     }
 
     /// An error unless the WAL tells enough to restore from it.
@@ -252,7 +265,26 @@ impl Facts {
         let role = &self.role;
         Err(failure(
             format!("the role \"{role}\" may not replicate"),
-            format!("as a superuser: ALTER ROLE \"{}\" REPLICATION;", role.replace('"', "\"\"")),
+            format!("as a superuser: ALTER ROLE {} REPLICATION;", identifier(role)),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_that_cannot_be_read_is_no_slot_that_keeps_nothing() {
+        let row = |lsn: Option<&str>| {
+            ["physical", "f", "reserved"]
+                .map(|text| Some(text.to_owned()))
+                .into_iter()
+                .chain([lsn.map(str::to_owned)])
+        };
+        let read = |lsn| read_slot(&row(lsn).collect::<Vec<_>>());
+        assert_eq!(read(Some("0/3000000")).unwrap().restart_lsn, Some(Lsn(0x300_0000)));
+        assert_eq!(read(None).unwrap().restart_lsn, None);
+        assert!(read(Some("somewhere")).is_err());
     }
 }

@@ -22,7 +22,7 @@ const FIRST: u32 = 17;
 
 /// The oldest minor release of each version whose summaries are relied on: earlier ones can miss changes of visibility
 /// maps, and stall or write impossible lengths.
-const SOUND: [(u32, u32); 2] = [(17, 11), (18, 6)];
+pub const SOUND: [(u32, u32); 2] = [(17, 11), (18, 6)];
 
 /// Blocks in a file of a relation.
 const SEGMENT_BLOCKS: u32 = super::pages::SEGMENT_BLOCKS;

@@ -1,7 +1,7 @@
 //! The tar archives that BASE_BACKUP sends, parsed as they arrive.
 //!
 //! A parser that is *pushed* chunks and answers with events, so that a file's bytes are handed on as slices of the
-//! received buffers: no copy, no thread of its own, no channel between. The dialect (FACTS of the protocol: ustar
+//! received buffers: no copy, no thread of its own, no channel between. The dialect (ustar
 //! with types `0`, `5` and `2`, no extensions, numbers in octal or base-256) is small enough that a general reader
 //! would mostly have features that must be refused here.
 

@@ -307,9 +307,7 @@ async fn repository(
     let mut stored = Stored { description: store.description().to_owned(), ..Stored::default() };
     let cluster = config.cluster.clone().unwrap_or_default();
     try_writing(store, &Key::root().child(&cluster), &mut stored).await;
-    let url = config.repository.as_deref().unwrap_or_default();
-    let folder = url.strip_prefix("file://").filter(|path| path.starts_with('/'));
-    stored.space = folder.and_then(|folder| space(Path::new(folder)));
+    stored.space = store.directory().and_then(space);
     let Some((identity, _)) = identity else { return Ok((stored, None)) };
     let branch = match repository.branch(&cluster, identity.system_id).await {
         Ok(branch) => branch,
@@ -352,7 +350,7 @@ async fn try_writing(store: &Store, folder: &Key, stored: &mut Stored) {
     if stored.write_trouble.is_none()
         && let Err(error) = store.delete(&key).await
     {
-        stored.delete_trouble = Some(error.to_string());
+        stored.delete_trouble = Some(error);
     }
 }
 

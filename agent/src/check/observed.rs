@@ -8,7 +8,7 @@ use proto::client::ServerVersion;
 use proto::config::Config;
 use proto::{Lsn, TimelineId};
 
-use crate::backup::facts::Slot;
+use crate::backup::facts::{Slot, archives_to_us};
 
 /// Something that could not be looked at, in one sentence, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +116,7 @@ pub(super) struct Stored {
     /// Why a trial object could not be written and read back.
     pub(super) write_trouble: Option<Failed>,
     /// Why it could not be deleted.
-    pub(super) delete_trouble: Option<String>,
+    pub(super) delete_trouble: Option<repository::Error>,
     /// How far the store's clock is ahead of ours.
     pub(super) clock_ahead: Option<SignedDuration>,
     /// Of a directory.
@@ -171,8 +171,6 @@ impl Server {
 
     /// Whether the archiver hands WAL to walkeep.
     pub(super) fn archives_to_us(&self) -> bool {
-        let command = self.setting("archive_command");
-        let ours = command.contains("archive-cmd") || command.contains("walkeep");
-        self.archives() && ours && self.setting("archive_library").is_empty()
+        archives_to_us(|name| self.setting(name))
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use proto::Lsn;
 use proto::wal::SegmentName;
+use restore::conf::identifier;
 use tokio::time::sleep;
 
 use super::gather::Sources;
@@ -33,8 +34,8 @@ pub(super) async fn prove(observed: &Observed, sources: &Sources, timeout: Durat
             CODE,
             format!("nothing is proven: the role \"{}\" may not end a WAL segment", server.role),
             format!(
-                "GRANT EXECUTE ON FUNCTION pg_switch_wal() TO \"{}\";  -- in the database {}",
-                server.role.replace('"', "\"\""),
+                "GRANT EXECUTE ON FUNCTION pg_switch_wal() TO {};  -- in the database {}",
+                identifier(&server.role),
                 observed.database
             ),
         );

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use proto::config::parse_duration;
 use restore::program::{GlobalArgs, load};
 
 use crate::check;
@@ -16,14 +17,8 @@ pub struct CheckArgs {
     json: bool,
 
     /// How long the WAL of the end-to-end proof may take to arrive in the repository
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
-}
-
-/// `30s`, `2m`: as in the configuration file.
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(duration).map_err(|error| error.to_string())
 }
 
 /// Looks at everything, prints what was found; exit code 1 if anything of it is an error.

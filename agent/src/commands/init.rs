@@ -9,6 +9,7 @@ use proto::client::{Replication, SlotLifetime};
 use proto::config::Config;
 use proto::conninfo::{Address, ConnInfo, Env, ProcessEnv};
 use repository::{BranchFacts, Repository, Store};
+use restore::conf::{command_word, identifier, quote};
 use restore::program::{GlobalArgs, failure};
 
 use super::{connect, conninfo, print, repository_url};
@@ -111,8 +112,9 @@ fn command_line(global: &GlobalArgs) -> anyhow::Result<CommandLine> {
         ),
         None => None,
     };
-    let flags = [("--repository", &global.repository), ("--cluster", &global.cluster)];
-    let flags = flags.into_iter().filter_map(|(flag, value)| Some((flag, value.clone()?))).collect();
+    let cluster = global.cluster.as_ref().map(ToString::to_string);
+    let flags = [("--repository", global.repository.clone()), ("--cluster", cluster)];
+    let flags = flags.into_iter().filter_map(|(flag, value)| Some((flag, value?))).collect();
     Ok(CommandLine { program, config, flags, user: ProcessEnv.user() })
 }
 
@@ -127,7 +129,7 @@ fn advice(config: &Config, facts: &Facts, info: &ConnInfo, line: &CommandLine) -
     if facts.setting("wal_level") != Some("logical") {
         text += "wal_level = replica\n";
     }
-    text += &format!("archive_mode = on{restart}\narchive_command = {}\n", quote_setting(&command));
+    text += &format!("archive_mode = on{restart}\narchive_command = {}\n", quote(&command));
     for (name, least) in [("max_wal_senders", 3), ("max_replication_slots", 2)] {
         let too_few = facts
             .setting(name)
@@ -153,7 +155,7 @@ fn advice(config: &Config, facts: &Facts, info: &ConnInfo, line: &CommandLine) -
 /// The line that lets the role replicate. Where the role is not named as the system's user that asks for it, the line
 /// for pg_ident.conf that says who may be whom belongs to it.
 pub(crate) fn hba_line(role: &str, info: &ConnInfo, user: Option<&str>) -> String {
-    let quoted = format!("\"{}\"", role.replace('"', "\"\""));
+    let quoted = identifier(role);
     let unix = info.hosts.iter().all(|host| matches!(host.address, Address::Unix(_)));
     match user.filter(|user| *user != role) {
         _ if !unix => {
@@ -169,30 +171,14 @@ pub(crate) fn hba_line(role: &str, info: &ConnInfo, user: Option<&str>) -> Strin
 
 /// The command for PostgreSQL's shell.
 fn archive_command(line: &CommandLine) -> String {
-    let mut command = quote_shell(&line.program.to_string_lossy());
+    let mut command = command_word(&line.program.to_string_lossy());
     if let Some(path) = &line.config {
-        command += &format!(" --config {}", quote_shell(&path.to_string_lossy()));
+        command += &format!(" --config {}", command_word(&path.to_string_lossy()));
     }
     for (flag, value) in &line.flags {
-        command += &format!(" {flag} {}", quote_shell(value));
+        command += &format!(" {flag} {}", command_word(value));
     }
     command + " %p"
-}
-
-/// A word for the shell in which archive_command's own `%` is doubled.
-fn quote_shell(word: &str) -> String {
-    let text = word.replace('%', "%%");
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+%@:".contains(&b);
-    if !text.is_empty() && text.bytes().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
-/// A string for postgresql.conf.
-fn quote_setting(value: &str) -> String {
-    format!("'{}'", value.replace('\\', r"\\").replace('\'', "''"))
 }
 
 #[cfg(test)]
@@ -232,6 +218,6 @@ mod tests {
     fn odd_paths_are_quoted_for_the_shell_and_for_the_setting() {
         let command = archive_command(&line(Some("/srv/it's 100%/walkeep.toml"), None));
         assert_eq!(command, r"/usr/bin/archive-cmd --config '/srv/it'\''s 100%%/walkeep.toml' %p");
-        assert_eq!(quote_setting(r"a'\''b"), r"'a''\\''''b'");
+        assert_eq!(quote(r"a'\''b"), r"'a''\\''''b'");
     }
 }

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
-use repository::Repository;
 use repository::backup::BackupLabel;
 use repository::retention::{Keep, KeepError};
 use restore::program::{GlobalArgs, failure};
@@ -38,15 +37,16 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 
 /// Writes a mark beside the backup. What `expire` does with it is decided there.
 pub async fn run(global: &GlobalArgs, args: KeepArgs) -> anyhow::Result<ExitCode> {
-    let config = restore::program::load(global)?;
-    super::repository_url(&config)?;
-    let repository = Repository::from_config(&config).await?;
-    let cluster = config.cluster.clone().unwrap_or_default();
+    let (config, repository, cluster) = super::open(global).await?;
     let branch = repository.only_branch(&cluster).await?;
     let now = Timestamp::now();
-    let until = if args.release { Some(now) } else { args.until };
-    if !args.release && until.is_some_and(|until| until <= now) {
-        return Err(failure("that is in the past", "give a time to come, or --release"));
+    // A release is past by any clock: the store's is the one that counts.
+    let until = if args.release { Some(Timestamp::UNIX_EPOCH) } else { args.until };
+    if let Some(past) = until.filter(|until| !args.release && *until <= now) {
+        return Err(failure(
+            format!("{} is in the past", clock(past)),
+            "give a time to come, with an offset if this computer's time zone is another, or --release",
+        ));
     }
     match branch.keep_backup(&args.label, Keep { until }, config.retention.grace).await {
         Ok(()) => {}

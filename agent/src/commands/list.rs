@@ -8,7 +8,6 @@ use clap::Args;
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use proto::{Lsn, SystemId, TimelineId};
-use repository::Repository;
 use repository::catalogue::{Gap, Inventory, UnreadableBackup, Window};
 use repository::manifest::ManifestHead;
 use restore::program::GlobalArgs;
@@ -24,10 +23,7 @@ pub struct ListArgs {
 
 /// Needs the repository only: it is asked for when the server is gone, too.
 pub async fn run(global: &GlobalArgs, args: ListArgs) -> anyhow::Result<ExitCode> {
-    let config = restore::program::load(global)?;
-    super::repository_url(&config)?;
-    let repository = Repository::from_config(&config).await?;
-    let cluster = config.cluster.clone().unwrap_or_default();
+    let (_, repository, cluster) = super::open(global).await?;
     let branch = repository.only_branch(&cluster).await?;
     let mut others = repository.systems(&cluster).await?;
     others.retain(|system_id| *system_id != branch.system_id());

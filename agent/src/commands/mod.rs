@@ -15,9 +15,10 @@ use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
 use proto::client::{Replication, SessionOptions};
-use proto::config::Config;
+use proto::config::{ClusterName, Config};
 use proto::conninfo::{ConnInfo, TargetSession};
-use restore::program::failure;
+use repository::Repository;
+use restore::program::{GlobalArgs, failure, load};
 
 use crate::backup::facts::APPLICATION_NAME;
 
@@ -32,6 +33,15 @@ pub(crate) fn repository_url(config: &Config) -> anyhow::Result<String> {
             "set `repository` in the configuration file, or give --repository, such as file:///var/lib/walkeep",
         )
     })
+}
+
+/// What the configuration names: the repository, opened, and the cluster in it.
+pub(crate) async fn open(global: &GlobalArgs) -> anyhow::Result<(Config, Repository, ClusterName)> {
+    let config = load(global)?;
+    repository_url(&config)?;
+    let repository = Repository::from_config(&config).await?;
+    let cluster = config.cluster.clone().unwrap_or_default();
+    Ok((config, repository, cluster))
 }
 
 /// How to reach the server. Several sessions have to reach the same one, so of several hosts the primary is meant

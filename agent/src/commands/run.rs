@@ -105,13 +105,8 @@ async fn open(config: &Config, mut stop: watch::Receiver<bool>) -> anyhow::Resul
             Ok(repository) => return Ok(Some(repository)),
             Err(error) if error.is_transient() => warn!("{error}; trying again"),
             Err(error) => {
-                let hint = if error.is_absent() {
-                    Some("run `walkeep init` first; if the repository was there before, is its disk mounted?")
-                } else {
-                    error.hint()
-                };
                 let message = format!("cannot open the repository: {error}");
-                return Err(match hint {
+                return Err(match error.hint() {
                     Some(hint) => failure(message, hint),
                     None => anyhow::anyhow!(message),
                 });
@@ -168,7 +163,6 @@ fn warn_of_unused(config: &Config) {
         ("schedule.verify", schedule.verify.is_some()),
         ("schedule.drill", schedule.drill.is_some()),
         ("http.listen", config.http.listen.is_some()),
-        ("retention", config.retention.keep.is_some()),
     ];
     for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
         warn!(

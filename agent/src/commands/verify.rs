@@ -1,11 +1,10 @@
-//! `walkeep verify`: re-read the repository.
+//! `walkeep verify`: is all there that is needed, and, if asked for, is each byte what was written?
 
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 use indicatif::HumanBytes;
-use repository::Repository;
 use repository::audit::{Audit, Trouble, TroubleKind};
 use restore::program::{GlobalArgs, Progress};
 
@@ -25,10 +24,7 @@ pub struct VerifyArgs {
 
 /// Needs the repository only. Exit code 1 if anything cannot be restored that is listed.
 pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    let config = restore::program::load(global)?;
-    super::repository_url(&config)?;
-    let repository = Repository::from_config(&config).await?;
-    let cluster = config.cluster.clone().unwrap_or_default();
+    let (_, repository, cluster) = super::open(global).await?;
     let mut findings = Vec::new();
     for system_id in repository.systems(&cluster).await? {
         let branch = repository.branch(&cluster, system_id).await?;
@@ -72,6 +68,11 @@ pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCo
 
 const TAKE: &str = "walkeep backup --full";
 
+const UNLOCK: &str = "set identity_file or metadata_identity_file in [encryption]";
+
+const SETTLE: &str =
+    "find out which server is right, and move the other one's object out of the repository by hand";
+
 fn finding(trouble: &Trouble, audit: &Audit) -> Finding {
     let mut message = trouble.message.clone();
     if !trouble.backups.is_empty() {
@@ -85,14 +86,14 @@ fn finding(trouble: &Trouble, audit: &Audit) -> Finding {
     }
     match trouble.kind {
         TroubleKind::Manifest => Finding::error("manifest", message, TAKE),
+        TroubleKind::Locked => Finding::error("locked", message, UNLOCK),
         TroubleKind::Pack => Finding::error("pack", message, TAKE),
         TroubleKind::BackupWal => Finding::error("backup_wal", message, TAKE),
         TroubleKind::Segment => Finding::error("segment", message, TAKE),
-        TroubleKind::History => {
-            Finding::error("history", message, "find out which server is right, then: walkeep list")
-        }
+        TroubleKind::Conflict => Finding::error("conflict", message, SETTLE),
+        TroubleKind::History => Finding::error("history", message, SETTLE),
         TroubleKind::Gap if is_past(trouble, audit) => {
-            Finding::warning("gap", message + "; later backups are not affected", "walkeep list")
+            Finding::note("gap", message + "; later backups are not affected")
         }
         TroubleKind::Gap => Finding::error("gap", message, TAKE),
         TroubleKind::Fragment if trouble.wal.is_some() => Finding::error("fragment", message, TAKE),
@@ -100,9 +101,8 @@ fn finding(trouble: &Trouble, audit: &Audit) -> Finding {
         TroubleKind::ServerManifest | TroubleKind::BlockDigests => {
             Finding::warning("increment", message + "; the next incremental backup does without", TAKE)
         }
-        TroubleKind::SmallFile => {
-            Finding::warning("small_file", message + "; no restore needs it", "walkeep list")
-        }
+        TroubleKind::SmallFile => Finding::note("small_file", message + "; no restore needs it"),
+        TroubleKind::Stray => Finding::note("stray", message + "; nothing reads it"),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use restore::program::failure;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -21,6 +22,9 @@ use crate::stop::stopped;
 
 /// Connections that are served side by side. More wait in the socket's queue.
 const CONNECTIONS: usize = 16;
+
+/// Connections that wait. What finds no place is told that the agent is busy, and tried again.
+const QUEUE: i32 = 1024;
 
 /// The server's user may archive if it shares the agent's group.
 const MODE: u32 = 0o660;
@@ -59,18 +63,13 @@ impl Listener {
                 ));
             }
             Ok(_) => {
-                if UnixStream::connect(path).await.is_ok() {
-                    return Err(failure(
-                        format!("another agent is already listening on {at}"),
-                        "one agent per cluster and host; give each cluster its own `socket`",
-                    ));
-                }
+                refuse_if_served(path).await?;
                 fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {at}"))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot look at {at}")),
         }
-        let listener = UnixListener::bind(path).map_err(|error| {
+        let listener = listen(path).map_err(|error| {
             failure(
                 format!("cannot listen on {at}: {error}"),
                 "set `socket` to a place that this user may write to",
@@ -97,6 +96,36 @@ impl Drop for Listener {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// An error unless it is sure that nobody listens on the socket any more.
+async fn refuse_if_served(path: &Path) -> anyhow::Result<()> {
+    let at = path.display();
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(failure(
+            format!("another agent is already listening on {at}"),
+            "one agent per cluster and host; give each cluster its own `socket`",
+        )),
+        // What an agent that was killed leaves, or nothing any more.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+            Ok(())
+        }
+        Err(error) => Err(failure(
+            format!("nobody can tell whether an agent listens on {at}: {error}"),
+            "if none runs, remove the file; else set `socket` to another path",
+        )),
+    }
+}
+
+/// Listens. The file never has more permissions than [`MODE`], whatever the umask: Linux makes it with those that the
+/// socket has.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(MODE))?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    net::listen(&socket, QUEUE)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// Serves until `stop` becomes true, and lets those finish who have been heard.

@@ -101,12 +101,18 @@ pub enum StreamError {
         /// What was asked for.
         wanted: Lsn,
     },
+    /// The server is gone without a word, or cannot be reached any more.
+    #[error(
+        "the server has said nothing for {} s, and does not answer: it, or the way to it, is gone",
+        .silence.as_secs()
+    )]
+    Silent {
+        /// How long it has said nothing.
+        silence: Duration,
+    },
     /// The server went away in good order.
     #[error("the server has shut down")]
     ServerShutdown,
-    /// A task of ours has died.
-    #[error("a task failed: {0}")]
-    Task(#[from] tokio::task::JoinError),
 }
 
 impl StreamError {
@@ -132,7 +138,8 @@ impl StreamError {
             Self::Server(error) => return error.hint(),
             Self::Repository(error) => return error.hint().map(str::to_owned),
             Self::Ambiguous(_) => {
-                "two servers have written under one name: find out which one is right; nothing was overwritten"
+                "two servers have written under one name, and nothing was overwritten. Find out which one is right, and \
+                 move the other one's objects out of the repository by hand: walkeep never does"
                     .to_owned()
             }
             Self::SlotForeign(_) => "choose another name: `slot` in [stream]".to_owned(),
@@ -183,7 +190,11 @@ pub(crate) fn is_final(error: &repository::Error) -> bool {
     use repository::Error;
     matches!(
         error,
-        Error::Conflict { .. } | Error::Foreign { .. } | Error::Invalid { .. } | Error::Locked { .. }
+        Error::Conflict { .. }
+            | Error::Foreign { .. }
+            | Error::Invalid { .. }
+            | Error::Locked { .. }
+            | Error::NotBegun { .. }
     )
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use proto::Digest;
 use proto::wal::SegmentName;
+use repository::sealed::from_io;
 use repository::{Branch, WalListing};
 use tracing::info;
 
@@ -54,14 +55,9 @@ async fn digest(branch: &Branch, tail: &KnownTail) -> Result<Digest, StreamError
     let mut hasher = blake3::Hasher::new();
     let mut content = content(branch.clone(), tail.clone());
     while let Some(piece) = content.next().await {
-        hasher.update(&piece.map_err(|error| unreadable(tail.segment, &error))?);
+        hasher.update(&piece.map_err(|error| from_io(tail.segment, error))?);
     }
     Ok(hasher.finalize().into())
-}
-
-fn unreadable(segment: SegmentName, error: &std::io::Error) -> StreamError {
-    let what = format!("the fragments of {segment}");
-    StreamError::Repository(repository::Error::Unreachable { what, why: error.to_string() })
 }
 
 /// The bytes of the tail, a fragment at a time, each verified.

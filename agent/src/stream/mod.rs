@@ -6,6 +6,7 @@
 //! connect   which of several servers
 //! slot      where it stands; made anew where it keeps nothing
 //! session   one START_REPLICATION: messages in, reports out, stores in the background
+//! silence   whether the server is still there
 //! tail      the rules, without I/O: when to flush, merge, store whole, and what is durable
 //!           (its parts: action, window, proof, prefix, objects, lag)
 //! mend      makes whole what an earlier agent left in fragments
@@ -29,6 +30,7 @@ mod receive;
 mod report;
 mod servers;
 mod session;
+mod silence;
 mod sink;
 mod slot;
 mod start;

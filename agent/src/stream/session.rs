@@ -1,5 +1,6 @@
 //! One timeline from one START_REPLICATION: reads, stores, reports. The rules are in [`super::tail`].
 
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use proto::Lsn;
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use super::action::Action;
 use super::error::StreamError;
 use super::report::Reporter;
+use super::silence::Silence;
 use super::sink::{Sink, Stored};
 use super::state::StreamState;
 use super::tail::{Tail, Tick};
@@ -66,6 +68,7 @@ pub(crate) struct Session {
     begun: Instant,
     server_end: Lsn,
     questions: Questions,
+    silence: Silence,
     /// Since when there has been no room to read on, and nothing was stored.
     stalled: Option<Tick>,
 }
@@ -92,6 +95,7 @@ impl Session {
             deletions: JoinSet::new(),
             begun: Instant::now(),
             questions: Questions::default(),
+            silence: Silence::default(),
             stalled: None,
         }
     }
@@ -104,10 +108,7 @@ impl Session {
     pub(crate) async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Result<Ended, StreamError> {
         let result = self.stream(stop).await;
         if let Err(error) = &result
-            && !matches!(
-                error,
-                StreamError::Diverged { .. } | StreamError::Repository(_) | StreamError::Task(_)
-            )
+            && !matches!(error, StreamError::Diverged { .. } | StreamError::Repository(_))
         {
             // What the server has sent may be all that is left of it: it goes to the repository first.
             self.drain(LAST_WORDS).await;
@@ -148,12 +149,17 @@ impl Session {
                 _ => {}
             }
             self.check_stall(mode)?;
+            let listening = mode == Mode::Streaming && self.tail.wants_bytes();
+            if !listening {
+                self.silence.broken(self.now());
+            }
             let wake = self.wake(mode);
             // What is done comes first: somebody may wait for it to be acknowledged, and it cannot crowd out the rest.
             tokio::select! {
                 biased;
                 Some(done) = self.jobs.join_next() => {
-                    let stored = done??;
+                    // A defect of ours ends the agent, aloud: it is no outage.
+                    let stored = done.unwrap_or_else(|error| resume_unwind(error.into_panic()))?;
                     self.tail.stored(stored.job, stored.buffer);
                     self.stalled = None;
                 }
@@ -162,7 +168,8 @@ impl Session {
                     self.tail.hurry();
                     mode = Mode::Leaving(Instant::now() + LAST_WORDS);
                 }
-                message = self.wal.next(), if mode == Mode::Streaming && self.tail.wants_bytes() => {
+                message = self.wal.next(), if listening => {
+                    self.silence.broken(self.now());
                     match message? {
                         WalMessage::TimelineEnded => {
                             self.timeline_ended()?;
@@ -173,7 +180,12 @@ impl Session {
                         message => self.take(message)?,
                     }
                 }
-                () = sleep_until(wake) => {}
+                // Only where no message is waiting: after a pause of ours the answer may have come long ago.
+                () = sleep_until(wake) => {
+                    if let Some(silence) = self.silence.final_after(self.now()) {
+                        return Err(StreamError::Silent { silence });
+                    }
+                }
             }
         }
     }
@@ -193,7 +205,8 @@ impl Session {
     }
 
     fn wake(&self, mode: Mode) -> Instant {
-        let next = self.tail.deadline().map_or(self.reporter.deadline(), |d| d.min(self.reporter.deadline()));
+        let others = self.tail.deadline().into_iter().chain(self.silence.deadline());
+        let next = others.fold(self.reporter.deadline(), Tick::min);
         match mode {
             Mode::Leaving(until) => until.min(self.begun + next),
             _ => self.begun + next,
@@ -277,13 +290,14 @@ impl Session {
         // Durable: the tail counts only bytes whose puts have returned, without a hole. And compared: a server that
         // differs from the repository is told nothing at all.
         let durable = if self.tail.unproven().is_none() { self.tail.durable() } else { Lsn::INVALID };
-        if let Some(position) = self.reporter.due(durable, self.now()) {
+        let now = self.now();
+        if let Some(position) = self.reporter.due(durable, now) {
             // An archiver replays nothing, so `apply` stays unknown.
             let status = StandbyStatus {
                 write: position,
                 flush: position,
                 apply: Lsn::INVALID,
-                reply_requested: false,
+                reply_requested: self.silence.asks(now),
             };
             self.wal.report(status).await?;
         }
@@ -337,3 +351,7 @@ impl Questions {
         now - first
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -85,7 +85,7 @@ async fn look(
         SlotState::Unsupported => match look_by_sql(servers, info, slot).await? {
             None => Found::Absent,
             Some(found) if found.lost => Found::KeepsNothing,
-            Some(found) => match found.restart_lsn.and_then(|lsn| lsn.parse().ok()) {
+            Some(found) => match found.restart_lsn {
                 Some(restart_lsn) => Found::Keeps(restart_lsn),
                 None => Found::KeepsNothing,
             },

@@ -16,7 +16,7 @@ use repository::Branch;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 
-use super::{BIN, Server, unprivileged, until};
+use super::{Server, tool, unprivileged, until};
 
 const WAL_SETTINGS: &[&str] = &["wal_keep_size = '2GB'", "max_wal_size = '4GB'"];
 
@@ -177,7 +177,7 @@ pub(crate) fn slot_position(server: &Server) -> Lsn {
 
 pub(crate) fn load(server: &Server, seconds: u32) -> Child {
     let seconds = seconds.to_string();
-    unprivileged(format!("{BIN}/pgbench"))
+    unprivileged(tool("pgbench"))
         .args(["-n", "-c", "2", "-T", &seconds, "-U", "postgres", "-h", server.path(), "postgres"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())

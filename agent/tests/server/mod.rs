@@ -2,17 +2,22 @@
 
 pub(crate) mod agent;
 
+use std::ffi::OsStr;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use harness::{Account, Installation, skip};
 use proto::config::Config;
 use repository::{Branch, Repository};
 use serde_json::Value;
 
-pub(crate) const BIN: &str = "/usr/lib/postgresql/15/bin";
+/// The version that these tests are about; the scenarios in `tests` have the others.
+const MAJOR: u32 = 15;
+
+/// Seconds that a server may take to start or to stop; the machine may be busy.
+const PATIENCE: &str = "240";
 
 /// A cluster in a directory of its own, reached through a Unix socket. Stopped and removed when dropped.
 pub(crate) struct Server {
@@ -20,16 +25,22 @@ pub(crate) struct Server {
 }
 
 /// PostgreSQL refuses to run as root.
-pub(crate) fn unprivileged(program: impl AsRef<Path>) -> Command {
-    let mut command = Command::new(program.as_ref());
-    if rustix::process::geteuid().is_root() {
-        let user = Command::new("id").args(["-u", "postgres"]).output().expect("id runs");
-        let id: u32 = String::from_utf8_lossy(&user.stdout).trim().parse().expect("there is a user postgres");
-        command.uid(id).gid(id);
-    }
-    command.stdin(Stdio::null()).current_dir("/tmp");
+pub(crate) fn unprivileged(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Account::current().command(program);
+    command.stdin(Stdio::null()).current_dir("/tmp").env("PGCTLTIMEOUT", PATIENCE);
     command
 }
+
+/// A program of the server's own version.
+pub(crate) fn tool(name: &str) -> PathBuf {
+    Installation::find(MAJOR)
+        .and_then(|found| found.tool(name))
+        .expect("looked for before the server was started")
+}
+
+/// What these tests call.
+const TOOLS: [&str; 7] =
+    ["initdb", "pg_ctl", "pg_controldata", "pg_basebackup", "pg_verifybackup", "pgbench", "psql"];
 
 /// Runs it to its end, which must be a success.
 pub(crate) fn run(command: &mut Command) -> Output {
@@ -54,16 +65,17 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
 }
 
 impl Server {
-    /// `None` where there is no PostgreSQL.
+    /// `None`, and a loud skip, where there is no PostgreSQL.
     pub(crate) fn start(initdb: &[&str]) -> Option<Self> {
-        if !Path::new(BIN).join("initdb").exists() {
-            eprintln!("SKIPPED: no PostgreSQL in {BIN}");
+        let installation = Installation::or_skip(MAJOR)?;
+        if let Some(missing) = TOOLS.iter().find(|name| installation.tool(name).is_none()) {
+            skip(format!("PostgreSQL {MAJOR} is on this machine without {missing}"));
             return None;
         }
         let home = tempfile::Builder::new().prefix("walkeep-").tempdir_in("/tmp").expect("a directory");
         run(Command::new("chmod").arg("777").arg(home.path()));
         let server = Self { home };
-        run(unprivileged(format!("{BIN}/initdb"))
+        run(unprivileged(tool("initdb"))
             .args(["-A", "trust", "-U", "postgres", "--no-sync", "-D"])
             .arg(server.data())
             .args(initdb));
@@ -98,7 +110,7 @@ impl Server {
 
     pub(crate) fn boot(&self) {
         let log = self.home.path().join("server.log");
-        run(unprivileged(format!("{BIN}/pg_ctl"))
+        run(unprivileged(tool("pg_ctl"))
             .args(["start", "-w", "-s", "-D"])
             .arg(self.data())
             .arg("-l")
@@ -106,13 +118,14 @@ impl Server {
             .stdout(Stdio::null()));
     }
 
+    /// Stops it in order, and waits for that.
     pub(crate) fn stop(&self) {
-        let mut command = unprivileged(format!("{BIN}/pg_ctl"));
-        let _ = command.args(["stop", "-m", "fast", "-w", "-s", "-D"]).arg(self.data()).output();
+        let mut command = unprivileged(tool("pg_ctl"));
+        run(command.args(["stop", "-m", "fast", "-w", "-s", "-D"]).arg(self.data()));
     }
 
     pub(crate) fn sql(&self, query: &str) -> String {
-        let output = run(unprivileged(format!("{BIN}/psql")).args([
+        let output = run(unprivileged(tool("psql")).args([
             "-X",
             "-A",
             "-t",
@@ -131,7 +144,7 @@ impl Server {
 
     pub(crate) fn pgbench(&self, scale: u32) {
         let scale = scale.to_string();
-        run(unprivileged(format!("{BIN}/pgbench")).args([
+        run(unprivileged(tool("pgbench")).args([
             "-i",
             "-q",
             "-s",
@@ -195,6 +208,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop();
+        // It may be down already. What it has written goes with its folder.
+        let mut command = unprivileged(tool("pg_ctl"));
+        let _ = command.args(["stop", "-m", "immediate", "-w", "-s", "-D"]).arg(self.data()).output();
     }
 }

@@ -50,7 +50,7 @@ impl Way {
     fn look(&self, host: usize) -> Option<Slot> {
         let state = self.cluster.state();
         let slot = state.hosts[host].slot.as_ref()?;
-        let restart_lsn = Some(slot.restart.to_string());
+        let restart_lsn = Some(slot.restart);
         Some(Slot { physical: true, active: slot.active.is_some(), lost: false, restart_lsn })
     }
 }

@@ -23,21 +23,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use harness::seeds::{self, ROUNDS, SEED};
 use proto::conninfo::ConnInfo;
-
-/// The first schedule; another one tells another story, the same one the same.
-const SEED: &str = "WALKEEP_SEED";
-
-/// How many schedules.
-const ROUNDS: &str = "WALKEEP_ROUNDS";
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
 
 /// Plays so many schedules, or as many as the environment wants, on all processors, until one fails.
 fn play(schedules: u64) {
-    let (first, schedules) = (number(SEED).unwrap_or(0), number(ROUNDS).unwrap_or(schedules));
+    let (first, schedules) = seeds::wanted(0, schedules);
     let postgres =
         ConnInfo::resolve("host=one,two port=5432,5433 user=walkeep dbname=postgres sslmode=disable");
     let postgres = postgres.expect("a connection string");

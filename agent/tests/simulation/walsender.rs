@@ -239,6 +239,13 @@ impl Walsender {
         Ok(())
     }
 
+    fn keepalive(&mut self, sent: Lsn, question: bool) {
+        let mut keepalive = BytesMut::from(&b"k"[..]);
+        [sent.0, 1].iter().for_each(|number| keepalive.put_u64(*number));
+        keepalive.put_u8(question.into());
+        self.message(b'd', &keepalive);
+    }
+
     fn end_of(&mut self, timeline: TimelineId, history: &TimelineHistory) {
         let after = history.entries.iter().skip_while(|entry| entry.timeline != timeline);
         let next = after.clone().nth(1).map_or(history.timeline, |entry| entry.timeline);
@@ -302,10 +309,7 @@ impl Walsender {
             }
             if now >= asked.unwrap_or(heard) + silent {
                 asked = Some(now);
-                let mut ping = BytesMut::from(&b"k"[..]);
-                [sent.0, 1].iter().for_each(|number| ping.put_u64(*number));
-                ping.put_u8(1);
-                self.message(b'd', &ping);
+                self.keepalive(sent, true);
                 self.flush().await?;
             }
             let until = (asked.unwrap_or(heard) + silent).min(heard + WAL_SENDER_TIMEOUT);
@@ -324,6 +328,10 @@ impl Walsender {
                     body.advance(9);
                     let flushed = Lsn(body.get_u64());
                     reported = reported.max(flushed);
+                    if body.last() == Some(&1) {
+                        self.keepalive(sent, false);
+                        self.flush().await?;
+                    }
                     self.acknowledged(flushed, Promise { to: flushed, ..promise }, timeline, sent, restart);
                 }
                 Some(_) => return Err(Over),

@@ -4,7 +4,8 @@
 //! [`BackupStream`]. [`sql`] opens an ordinary SQL session under the same rules.
 //!
 //! Nothing in here retries, and nothing has a time limit except connecting: a server may be silent for hours
-//! while it waits for a checkpoint or for its archiver. A peer that is gone is noticed by TCP keepalive.
+//! while it waits for a checkpoint or for its archiver. A host that is gone is noticed by TCP, within two minutes unless
+//! the connection string says otherwise; whoever streams asks a silent server for an answer and need not wait for that.
 
 mod auth;
 mod backup_options;

@@ -199,7 +199,8 @@ impl Attempt<'_> {
         Ok(stream)
     }
 
-    /// Keepalive is what notices a lost server: reads have no time limit.
+    /// This is what notices a lost server: reads have no time limit. Keepalive does while nothing of ours is on its way,
+    /// the user timeout while something is.
     fn tune(&self, stream: &TcpStream) -> io::Result<()> {
         use rustix::net::sockopt;
         stream.set_nodelay(true)?;
@@ -210,7 +211,8 @@ impl Attempt<'_> {
             sockopt::set_tcp_keepintvl(socket, keepalive.interval)?;
             sockopt::set_tcp_keepcnt(socket, keepalive.count)?;
         }
-        if let Some(timeout) = self.info.tcp_user_timeout {
+        let keepalive = self.info.keepalive.map(|keepalive| keepalive.patience());
+        if let Some(timeout) = self.info.tcp_user_timeout.or(keepalive) {
             let milliseconds = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
             sockopt::set_tcp_user_timeout(socket, milliseconds)?;
         }

@@ -90,8 +90,8 @@ impl WalStream {
 
     /// The next message. Cancel-safe: a dropped call loses nothing.
     ///
-    /// A server that is lost without a word is noticed by TCP keepalive only; one that lives says something every
-    /// half of its `wal_sender_timeout`.
+    /// A server that has nothing to send, and that hears from us, may be silent for ever: whether it lives is told by
+    /// its answer to [`StandbyStatus::reply_requested`].
     pub async fn next(&mut self) -> Result<WalMessage> {
         loop {
             match self.state {

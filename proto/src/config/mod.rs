@@ -102,9 +102,9 @@ pub struct StorageConfig {
     pub allow_http: bool,
     /// `storage_class`: the class of what is written, by the provider's name for it.
     pub storage_class: Option<String>,
-    /// `kms_key`: identifier of the provider's key that encrypts what is written (S3: SSE-KMS).
+    /// `kms_key`: identifier of the provider's key that encrypts what is written: SSE-KMS. For s3:// only.
     pub kms_key: Option<String>,
-    /// `tags`: a table of tags that every object gets; at most 10, as S3 has it.
+    /// `tags`: a table of tags that every object gets; at most 10, as S3 has it. For s3:// and az://.
     pub tags: BTreeMap<String, String>,
     /// `ca_file`: PEM file of certificate authorities to trust, for a private store.
     pub ca_file: Option<PathBuf>,
@@ -115,7 +115,8 @@ pub struct StorageConfig {
     /// `retry_timeout`: how long one request is tried again before the store counts as unreachable.
     /// Default `"30s"`; at most 1 day. What must not fail is tried again after that too.
     pub retry_timeout: Duration,
-    /// `concurrency`: requests at a time for bulk work. Default 4; 1 to 64.
+    /// `concurrency`: objects that `verify`, `expire` and `list` read at a time; of heads of manifests, which are small,
+    /// four times as many. Default 4; 1 to 64.
     pub concurrency: usize,
 }
 
@@ -206,6 +207,27 @@ pub struct ScheduleConfig {
 pub struct HttpConfig {
     /// `listen`: address and port for `/metrics`, `/status.json` and the page at `/`. Default: none.
     pub listen: Option<SocketAddr>,
+}
+
+/// Which file applies: the one that is named, else that of [`ENV`] unless it is empty, else the usual one if it is there.
+/// `None`: none does, and all keys have their defaults.
+pub fn file(named: Option<PathBuf>) -> Option<PathBuf> {
+    let of_environment = || std::env::var_os(ENV).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let usual = || {
+        let path = PathBuf::from(DEFAULT_PATH);
+        // Anything but "it is not there" must be told when the file is opened.
+        let absent = matches!(path.try_exists(), Ok(false));
+        (!absent).then_some(path)
+    };
+    named.or_else(of_environment).or_else(usual)
+}
+
+/// A duration as the configuration file takes it: `"1s"`, `"500ms"`, `"14d"`, `"1h 30m"`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 impl Config {

@@ -77,7 +77,8 @@ pub struct ConnInfo {
     pub connect_timeout: Option<Duration>,
     /// TCP keepalive; `None` switches it off.
     pub keepalive: Option<Keepalive>,
-    /// How long sent bytes may stay unacknowledged; `None` leaves it to the system.
+    /// How long sent bytes may stay unacknowledged; `None`: as long as [`Keepalive::patience`], or, without keepalive,
+    /// as the system has it (a quarter of an hour).
     pub tcp_user_timeout: Option<Duration>,
 }
 

@@ -291,7 +291,8 @@ impl Words for TargetSession {
     ];
 }
 
-/// When the system asks a silent peer whether it is still there.
+/// When the system asks a silent peer whether it is still there. It does not while sent bytes are unacknowledged: then
+/// what counts is [`ConnInfo::tcp_user_timeout`](super::ConnInfo::tcp_user_timeout).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
     /// Silence before the first question.
@@ -302,8 +303,16 @@ pub struct Keepalive {
     pub count: u32,
 }
 
+impl Keepalive {
+    /// How long a lost peer stays unnoticed.
+    pub fn patience(&self) -> Duration {
+        self.idle + self.interval * self.count
+    }
+}
+
 impl Default for Keepalive {
-    /// A lost peer is noticed within two minutes. The system's own defaults take more than two hours.
+    /// A lost peer is noticed within two minutes ([`Keepalive::patience`]). The system's own defaults take more than two
+    /// hours.
     fn default() -> Self {
         Self { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6 }
     }

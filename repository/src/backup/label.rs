@@ -190,7 +190,7 @@ mod tests {
     }
 
     proptest! {
-        /// LESSONS 26: unique and ordered even if the clock stops or runs back.
+        /// Unique and ordered even if the clock stops or runs back.
         #[test]
         fn never_goes_back(clock in proptest::collection::vec(0i64..LAST_SECOND - 1000, 2..20), kinds: u64) {
             let mut last: Option<BackupLabel> = None;

@@ -83,17 +83,6 @@ impl Branch {
         Ok(unfinished.filter_map(|(label, members)| last_sign(label, &members)).collect())
     }
 
-    /// Other backups that are running while `label` does, by the store's clock. `label` must have begun, and
-    /// given a sign of life just now: that is where the store's present time is taken from.
-    pub async fn other_running_backups(&self, label: &BackupLabel) -> Result<Vec<Unfinished>> {
-        let mut unfinished = self.unfinished_backups().await?;
-        let own = unfinished.iter().position(|backup| backup.label == *label);
-        let own = own.ok_or_else(|| Error::Absent { what: format!("the intent of backup {label}") })?;
-        let now = unfinished.remove(own).last_alive;
-        unfinished.retain(|backup| backup.is_running(now));
-        Ok(unfinished)
-    }
-
     /// Who takes, or took, a backup; `None` if there is no intent.
     pub async fn read_intent(&self, label: &BackupLabel) -> Result<Option<Intent>> {
         let name = folder().child(label).child("intent");

@@ -112,7 +112,7 @@ fn a_window_goes_from_consistency_to_the_last_fragment() {
     assert_eq!(inventory.windows()[0].to_time, Some(time));
 }
 
-/// LESSONS 40: a gap is shown, and healed by a new backup.
+/// A gap is shown, and healed by a new backup.
 #[test]
 fn a_gap_closes_a_window_and_the_next_backup_opens_another() {
     let world = World::default()
@@ -153,7 +153,6 @@ fn a_failover_goes_on_in_the_child() {
     assert_eq!(inventory.wal_complete(&inventory.lineage(tli(2)), mib(2), mib(9)), Err(mib(8)));
 }
 
-/// LESSONS 20b.
 #[test]
 fn a_child_without_wal_at_the_fork_cannot_be_reached() {
     let fork = mib(5) + 100;

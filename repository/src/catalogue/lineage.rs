@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(lineage(2).available(&coverage, size()), available);
     }
 
-    /// LESSONS 20b: a history file without the child's first segment.
+    /// A history file without the child's first segment.
     #[test]
     fn a_history_alone_is_no_timeline() {
         let whole = |from: u64, to: u64| -> Coverage { [mib(from)..mib(to)].into_iter().collect() };

@@ -10,8 +10,8 @@ use crate::backup::BackupRef;
 use crate::error::OrAbsent;
 use crate::{Branch, Error, Kind, Result};
 
-/// Heads of manifests that are fetched side by side.
-const SIDE_BY_SIDE: usize = 16;
+/// Heads of manifests are small: so many times more of them than of others are fetched side by side.
+const SMALL: usize = 4;
 
 impl Inventory {
     /// Reads the heads of all manifests, the names of all WAL, and the time of the last WAL of each window.
@@ -35,7 +35,8 @@ impl Inventory {
                 Err(error) => Err(error),
             }
         });
-        let heads: Vec<_> = stream::iter(heads).buffered(SIDE_BY_SIDE).try_collect().await?;
+        let heads: Vec<_> =
+            stream::iter(heads).buffered(SMALL * branch.store().concurrency()).try_collect().await?;
         let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
         for head in heads.into_iter().flatten() {
             match head {

@@ -22,7 +22,8 @@ pub use writer::PackWriter;
 
 use tokio::task::JoinError;
 
-use crate::{Error, Key, Result};
+use crate::task::joined;
+use crate::{Key, Result};
 
 /// Where all packs of a branch lie.
 pub(crate) const FOLDER: &str = "pack";
@@ -45,7 +46,5 @@ pub(crate) fn parse_key(key: &Key) -> Option<PackName> {
 
 /// The result of a task, whose own end should never be the trouble.
 pub(crate) fn outcome<T>(ended: Result<Result<T>, JoinError>) -> Result<T> {
-    ended.unwrap_or_else(|error| {
-        Err(Error::Unreachable { what: "the repository".into(), why: format!("a task ended: {error}") })
-    })
+    joined("the repository", ended)
 }

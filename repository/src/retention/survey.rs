@@ -14,9 +14,6 @@ use crate::catalogue::{Inventory, UnreadableBackup};
 use crate::pack::PackName;
 use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
 
-/// Manifests that are read side by side.
-const SIDE_BY_SIDE: usize = 4;
-
 /// All that decides what may go.
 #[derive(Clone, Debug)]
 pub struct Survey {
@@ -64,7 +61,7 @@ impl Survey {
         let mut inventory = Inventory::of(branch, backups.clone()).await?;
         let found: Vec<_> = stream::iter(backups)
             .map(|backup| async move { packs_of(branch, backup).await })
-            .buffered(SIDE_BY_SIDE)
+            .buffered(branch.store().concurrency())
             .try_collect()
             .await?;
         let mut packs = BTreeMap::new();

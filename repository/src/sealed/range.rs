@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::read::{decrypt, parse_header};
 use super::{Encryption, Expected, HEADER_LENGTH, Header, Unsealing};
+use crate::task::joined;
 use crate::{Error, Key, Result, Store};
 
 /// Clear bytes of an age chunk.
@@ -124,10 +125,7 @@ impl ContentReader {
                 Err(error) => Err(super::from_io(&key, error)),
             }
         });
-        opened.await.map_err(|error| Error::Unreachable {
-            what: format!("object {}", self.key),
-            why: error.to_string(),
-        })?
+        joined(&self.key, opened.await)
     }
 }
 

@@ -58,6 +58,7 @@ pub(super) fn open(
         false => format!("{}://{bucket}/{prefix}", provider.scheme()),
     };
     check_endpoint(storage)?;
+    check_keys(provider, storage)?;
     if provider == Provider::S3 && !may_have_credentials(storage, environment) {
         return Err(Error::Refused {
             what: description,
@@ -99,6 +100,7 @@ pub(super) fn open(
         description,
         attributes: attributes(storage.storage_class.as_deref()),
         tags,
+        concurrency: storage.concurrency,
         bucket_seen: AtomicBool::new(false),
     }))
 }
@@ -179,6 +181,18 @@ fn may_have_credentials(storage: &StorageConfig, environment: &[(String, String)
     let host = storage.endpoint.as_deref().and_then(|endpoint| url::Url::parse(endpoint).ok());
     let amazons = host.is_none_or(|url| url.domain().is_some_and(|name| name.contains("amazonaws.com")));
     amazons || environment.iter().any(|(name, _)| SOURCES.contains(&name.as_str()))
+}
+
+/// Keys that a provider has no use for must not be passed over: somebody relies on them.
+fn check_keys(provider: Provider, storage: &StorageConfig) -> Result<()> {
+    if storage.kms_key.is_some() && provider != Provider::S3 {
+        let why = "only s3:// knows such keys; elsewhere the bucket's own setting decides, or [encryption]";
+        return Err(Error::invalid("storage.kms_key", why));
+    }
+    if !storage.tags.is_empty() && provider == Provider::Gcs {
+        return Err(Error::invalid("storage.tags", "gs:// has none for objects; s3:// and az:// do"));
+    }
+    Ok(())
 }
 
 fn check_endpoint(storage: &StorageConfig) -> Result<()> {
@@ -265,6 +279,28 @@ mod tests {
             let error = open(endpoint, false).unwrap_err().to_string();
             assert!(error.contains(says) && !error.contains("hidden"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_key_that_would_do_nothing_is_refused() {
+        let open = |url: &str, storage: &StorageConfig| {
+            let keys = [
+                ("AWS_ACCESS_KEY_ID", "x"),
+                ("AWS_SECRET_ACCESS_KEY", "x"),
+                ("AZURE_STORAGE_ACCOUNT_NAME", "x"),
+                ("AZURE_STORAGE_ACCOUNT_KEY", "eA=="),
+            ];
+            Store::open_in(url, storage, &keys.map(|(name, value)| (name.into(), value.into())))
+        };
+        let keyed = StorageConfig { kms_key: Some("hidden".into()), ..Default::default() };
+        assert!(open("s3://bucket", &keyed).is_ok());
+        for url in ["gs://bucket", "az://bucket"] {
+            let error = open(url, &keyed).unwrap_err().to_string();
+            assert!(error.contains("storage.kms_key") && !error.contains("hidden"), "{error}");
+        }
+        let tagged = StorageConfig { tags: [("a".into(), "b".into())].into(), ..Default::default() };
+        assert!(open("s3://bucket", &tagged).is_ok() && open("az://bucket", &tagged).is_ok());
+        assert!(open("gs://bucket", &tagged).unwrap_err().to_string().contains("storage.tags"));
     }
 
     #[test]

@@ -85,6 +85,11 @@ impl Root {
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), identity: identity(&metadata), durable }) })
     }
 
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
     /// An error unless the directory is still the one that was opened.
     pub(super) fn check(&self) -> Result<()> {
         let path = &self.inner.path;

@@ -29,11 +29,13 @@ use object_store::{
 };
 
 use crate::error::OrAbsent;
+use crate::task::joined;
 use crate::{Error, Key, Result};
 pub use blocking::{SyncRead, SyncUpload};
 use failure::classify;
 pub use local::Leftover;
 use local::Root;
+use proto::config::StorageConfig;
 pub use upload::Upload;
 
 /// Where objects lie. Cheap to clone.
@@ -56,6 +58,8 @@ struct Inner {
     attributes: Attributes,
     /// What every object gets, as encoded.
     tags: TagSet,
+    /// Requests at a time for bulk work.
+    concurrency: usize,
     /// Whether the bucket has answered a listing.
     bucket_seen: AtomicBool,
 }
@@ -99,6 +103,7 @@ impl Store {
             description: description.to_owned(),
             attributes: Attributes::new(),
             tags: TagSet::default(),
+            concurrency: StorageConfig::default().concurrency,
             bucket_seen: AtomicBool::new(false),
         })
     }
@@ -110,6 +115,16 @@ impl Store {
     /// The store in words, for messages: its URL without anything secret.
     pub fn description(&self) -> &str {
         &self.inner.description
+    }
+
+    /// Requests at a time for bulk work: `storage.concurrency`.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.inner.concurrency
+    }
+
+    /// The directory, if it is one.
+    pub fn directory(&self) -> Option<&std::path::Path> {
+        self.inner.root.as_ref().map(Root::path)
     }
 
     /// Stores an object under its key. When this returns the object is durable: a directory has synced the
@@ -317,10 +332,8 @@ impl Store {
         key: &Key,
     ) -> Result<Option<T>> {
         let Some(root) = self.inner.root.clone() else { return Ok(None) };
-        let what = self.what(key);
-        let key = key.clone();
-        let done = tokio::task::spawn_blocking(move || work(&root, &key)).await;
-        done.map_err(|error| Error::Unreachable { what, why: error.to_string() })?.map(Some)
+        let (what, key) = (self.what(key), key.clone());
+        joined(what, tokio::task::spawn_blocking(move || work(&root, &key)).await).map(Some)
     }
 }
 

@@ -90,7 +90,7 @@ impl Store {
     /// Like [`Store::open`], with the given variables instead of the environment.
     pub fn open_in(url: &str, storage: &StorageConfig, environment: &[(String, String)]) -> Result<Self> {
         match Location::parse(url)? {
-            Location::Directory(path) => directory(&path),
+            Location::Directory(path) => directory(&path, storage),
             Location::Bucket { provider, bucket, prefix } => {
                 bucket::open(provider, &bucket, prefix, storage, environment)
             }
@@ -106,7 +106,29 @@ impl Store {
     }
 }
 
-fn directory(path: &Path) -> Result<Store> {
+/// The keys of `[storage]` that are set, and that mean nothing for a directory. Pure.
+fn idle_keys(storage: &StorageConfig) -> Vec<&'static str> {
+    let StorageConfig { connect_timeout, read_timeout, retry_timeout, .. } = StorageConfig::default();
+    let keys = [
+        ("endpoint", storage.endpoint.is_some()),
+        ("region", storage.region.is_some()),
+        ("path_style", storage.path_style),
+        ("allow_http", storage.allow_http),
+        ("storage_class", storage.storage_class.is_some()),
+        ("kms_key", storage.kms_key.is_some()),
+        ("tags", !storage.tags.is_empty()),
+        ("ca_file", storage.ca_file.is_some()),
+        ("connect_timeout", storage.connect_timeout != connect_timeout),
+        ("read_timeout", storage.read_timeout != read_timeout),
+        ("retry_timeout", storage.retry_timeout != retry_timeout),
+    ];
+    keys.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect()
+}
+
+fn directory(path: &Path, storage: &StorageConfig) -> Result<Store> {
+    for key in idle_keys(storage) {
+        tracing::warn!("`storage.{key}` is set, and means nothing for a repository in a directory");
+    }
     let root = Root::open(path)?;
     let description = format!("file://{}", path.display());
     let objects = LocalFileSystem::new_with_prefix(path);
@@ -119,6 +141,7 @@ fn directory(path: &Path) -> Result<Store> {
         description,
         attributes: attributes(None),
         tags: TagSet::default(),
+        concurrency: storage.concurrency,
         bucket_seen: AtomicBool::new(false),
     }))
 }
@@ -167,6 +190,18 @@ mod tests {
         }
         let secret = Location::parse("s3://KEY:SECRET@bucket/x").unwrap_err().to_string();
         assert!(secret.contains("environment") && !secret.contains("SECRET"), "{secret}");
+    }
+
+    #[test]
+    fn what_means_nothing_for_a_directory_is_found() {
+        assert_eq!(idle_keys(&StorageConfig::default()), [""; 0]);
+        let storage = StorageConfig {
+            region: Some("x".into()),
+            kms_key: Some("y".into()),
+            concurrency: 9,
+            ..StorageConfig::default()
+        };
+        assert_eq!(idle_keys(&storage), ["region", "kms_key"]);
     }
 
     #[test]

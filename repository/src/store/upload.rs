@@ -7,7 +7,8 @@ use object_store::{MultipartUpload, PutPayload};
 use tokio::task::JoinSet;
 
 use super::Store;
-use crate::{Error, Key, Result};
+use crate::task::joined;
+use crate::{Key, Result};
 
 /// Bytes in a part. All but the last are of this size, as some stores demand.
 pub(super) const PART: usize = 8 << 20;
@@ -119,10 +120,7 @@ impl Upload {
     }
 
     fn judge(&self, part: Result<object_store::Result<()>, tokio::task::JoinError>) -> Result<()> {
-        match part {
-            Ok(part) => part.map_err(|error| self.store.write_failure(&self.key, &error)),
-            Err(error) => Err(Error::Unreachable { what: self.what.clone(), why: error.to_string() }),
-        }
+        joined(&self.what, part.map(|part| part.map_err(|error| self.store.write_failure(&self.key, &error))))
     }
 }
 
@@ -161,6 +159,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
+    use crate::Error;
 
     /// Backups upload in tasks of their own.
     #[tokio::test]

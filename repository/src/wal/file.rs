@@ -5,12 +5,14 @@
 //! contradict.
 
 use bytes::Bytes;
+use futures::Stream;
 use proto::wal::{TimelineHistory, WalFile};
 use proto::{Digest, TimelineId};
 
 use super::Stored;
 use super::names::{WalObject, wal_folder};
 use crate::error::OrAbsent;
+use crate::sealed::Header;
 use crate::{Branch, Error, Kind, Result};
 
 /// A timeline's history file as it is stored.
@@ -39,15 +41,45 @@ impl Branch {
     /// contents under one name are both kept.
     pub async fn put_wal_file(&self, file: WalFile, content: Bytes) -> Result<Stored> {
         let digest = Digest::of(&content);
+        if let WalFile::Segment(name) = file {
+            return self.put_segment(name, digest, None, content).await;
+        }
+        let Some(header) = self.header_of_absent(file, digest).await? else { return Ok(Stored::Already) };
+        // Durable when this returns; the name holds the digest, so nothing else can be there.
+        self.put_sealed(header, content).await?;
+        Ok(Stored::New)
+    }
+
+    /// The same in bounded memory, for what may be as long as a segment: a file of `length` bytes with this digest. If
+    /// it is not what `digest` says, nothing is stored.
+    pub async fn put_wal_file_stream(
+        &self,
+        file: WalFile,
+        length: u64,
+        digest: Digest,
+        content: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
+    ) -> Result<Stored> {
+        if let WalFile::Segment(name) = file {
+            return self.put_segment_stream(name, digest, None, content).await;
+        }
+        let Some(header) = self.header_of_absent(file, digest).await? else { return Ok(Stored::Already) };
+        // Durable when this returns, as above.
+        self.put_stream(&file.to_string(), header, length, digest, content).await?;
+        Ok(Stored::New)
+    }
+
+    /// The header of a file that is not stored yet.
+    async fn header_of_absent(&self, file: WalFile, digest: Digest) -> Result<Option<Header>> {
         let (timeline, segment) = match file {
-            WalFile::Segment(name) => return self.put_segment(name, digest, None, content).await,
             WalFile::History(timeline) => (timeline, None),
-            WalFile::Partial(name) | WalFile::Backup(name, _) => (name.timeline, Some(name)),
+            WalFile::Segment(name) | WalFile::Partial(name) | WalFile::Backup(name, _) => {
+                (name.timeline, Some(name))
+            }
         };
         let name = WalObject::File(file, digest).key();
         if self.store().exists(&self.key(&name)).await? {
             // It was made visible by a put that had made it durable, so to see it is enough.
-            return Ok(Stored::Already);
+            return Ok(None);
         }
         let mut header = self.header(kind(file), &name);
         header.timeline = Some(timeline);
@@ -55,9 +87,7 @@ impl Branch {
             let number = segment.number(self.segment_size()).map_err(|why| Error::invalid(file, why))?;
             header.from = Some(number.start(self.segment_size()));
         }
-        // Durable when this returns; the name holds the digest, so nothing else can be there.
-        self.put_sealed(header, content).await?;
-        Ok(Stored::New)
+        Ok(Some(header))
     }
 
     /// The contents that are stored under the name of a history, partial or backup file: usually one, at most

@@ -15,6 +15,7 @@ pub use file::HistoryFile;
 pub use listing::{TimelineWal, WalListing};
 pub use names::{Epoch, FragmentName};
 pub(crate) use names::{WalObject, parse_epoch};
+pub(crate) use segment::segment_key;
 pub use tail::Tail;
 pub use tail_file::TailEnd;
 

@@ -13,6 +13,7 @@ use super::names::{WalObject, log_folder};
 use crate::branch::off_thread;
 use crate::sealed::{Header, Kind, SealWriter, UnsealReader, from_io, seal_with_digest};
 use crate::store::{SyncRead, SyncUpload};
+use crate::task::joined;
 use crate::{Branch, Error, Key, Result, chance};
 
 impl Branch {
@@ -43,11 +44,11 @@ impl Branch {
             return Ok(Stored::Already);
         }
         let key = self.key(&segment_key(name, digest));
-        let sealing = self.sealing().clone();
+        let (sealing, what) = (self.sealing().clone(), told(name));
         let (size, length) = (self.segment_size().bytes(), content.len() as u64);
         let object = off_thread(&key, move || {
             let (object, sealed) = seal_with_digest(&header, &content, &sealing)?;
-            check_content(name, size, digest, length, sealed.digest)?;
+            check_content(&what, size, digest, length, sealed.digest)?;
             Ok(object)
         });
         self.store().put(&key, object.await?).await?;
@@ -61,21 +62,34 @@ impl Branch {
         name: SegmentName,
         digest: Digest,
         server_time: Option<ServerTime>,
-        mut content: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
+        content: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
     ) -> Result<Stored> {
         if chance::is_seeded() {
             let gathered = content.try_collect::<BytesMut>().await;
-            let gathered = gathered.map_err(|error| unreadable(name, error))?;
+            let gathered = gathered.map_err(|error| unreadable(&told(name), error))?;
             return self.put_segment(name, digest, server_time, gathered.freeze()).await;
         }
         let header = self.segment_header(name, digest, server_time)?;
         if self.stored_before(name, digest).await? {
             return Ok(Stored::Already);
         }
-        let key = self.key(&segment_key(name, digest));
+        self.put_stream(&told(name), header, self.segment_size().bytes(), digest, content).await?;
+        self.judge(name, digest).await
+    }
+
+    /// Stores an object under its header's name in bounded memory, if the content has this length and this digest:
+    /// else nothing becomes visible. Durable when this returns. `what` names it in messages.
+    pub(super) async fn put_stream(
+        &self,
+        what: &str,
+        header: Header,
+        size: u64,
+        digest: Digest,
+        mut content: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
+    ) -> Result<()> {
+        let key = self.key(&Key::new(&header.name)?);
         let upload = SyncUpload::new(self.store().upload(&key).await?);
-        let sealing = self.sealing().clone();
-        let size = self.segment_size().bytes();
+        let (sealing, name) = (self.sealing().clone(), what.to_owned());
         let (pieces, mut incoming) = mpsc::channel::<Bytes>(4);
         let writing = tokio::task::spawn_blocking(move || {
             let mut writer = SealWriter::new(upload, &header, &sealing)?;
@@ -87,7 +101,7 @@ impl Branch {
             }
             // Cut short by an error of the source, too, it has not the right length and stays invisible.
             let (upload, sealed) = writer.finish()?;
-            match check_content(name, size, digest, sealed.raw_length, sealed.digest) {
+            match check_content(&name, size, digest, sealed.raw_length, sealed.digest) {
                 Ok(()) => upload.finish(),
                 Err(error) => {
                     upload.abort();
@@ -105,18 +119,15 @@ impl Branch {
                     }
                 }
                 Err(error) => {
-                    source = Err(unreadable(name, error));
+                    source = Err(unreadable(what, error));
                     break;
                 }
             }
         }
         drop(pieces);
-        let written = writing
-            .await
-            .map_err(|error| Error::Unreachable { what: format!("object {key}"), why: error.to_string() })?;
+        let written = joined(&key, writing.await);
         source?;
-        written?;
-        self.judge(name, digest).await
+        written.map(|_| ())
     }
 
     /// The digest of a stored segment.
@@ -283,20 +294,28 @@ impl Branch {
     }
 }
 
-fn unreadable(name: SegmentName, error: std::io::Error) -> Error {
-    Error::invalid(format_args!("segment {name}"), error)
+/// What an error of a content's source means: one of ours that was carried through, such as a store that does not
+/// answer, or a file that cannot be read.
+fn unreadable(what: &str, error: std::io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => Error::invalid(what, format_args!("its content cannot be read: {error}")),
+    }
 }
 
-fn segment_key(name: SegmentName, digest: Digest) -> Key {
+pub(crate) fn segment_key(name: SegmentName, digest: Digest) -> Key {
     WalObject::Segment(name, digest).key()
 }
 
-fn check_content(name: SegmentName, size: u64, digest: Digest, length: u64, actual: Digest) -> Result<()> {
-    let what = format!("segment {name}");
+fn told(name: SegmentName) -> String {
+    format!("segment {name}")
+}
+
+fn check_content(what: &str, size: u64, digest: Digest, length: u64, actual: Digest) -> Result<()> {
     if length != size {
         return Err(Error::invalid(
             what,
-            format_args!("its content has {length} bytes, a segment has {size}"),
+            format_args!("its content has {length} bytes, where {size} are expected"),
         ));
     }
     if digest != actual {
@@ -306,4 +325,17 @@ fn check_content(name: SegmentName, size: u64, digest: Digest, length: u64, actu
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_source_says_is_carried_through() {
+        let away = Error::Unreachable { what: "the store".into(), why: "it is away".into() };
+        assert_eq!(unreadable("segment", std::io::Error::other(away.clone())), away);
+        let damaged = unreadable("segment", std::io::Error::other("a bad disk"));
+        assert!(matches!(damaged, Error::Invalid { .. }), "{damaged}");
+    }
 }

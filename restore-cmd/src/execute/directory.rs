@@ -87,11 +87,26 @@ fn is_version_folder(name: &str) -> bool {
 }
 
 fn check_server(pgdata: &Path) -> Result<()> {
-    let Ok(text) = fs::read_to_string(pgdata.join("postmaster.pid")) else { return Ok(()) };
+    let path = pgdata.join("postmaster.pid");
+    let unknown = |why: &dyn std::fmt::Display| {
+        failure(
+            format!(
+                "nobody can tell whether a server runs in {}: {}: {why}",
+                pgdata.display(),
+                path.display()
+            ),
+            "look for the server yourself; if none runs there, remove postmaster.pid",
+        )
+    };
+    let content = match fs::read(&path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unknown(&error)),
+    };
+    let line = content.split(|byte| *byte == b'\n').next().and_then(|line| std::str::from_utf8(line).ok());
     // In single-user mode the number is negative.
-    let number =
-        text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()).map(i32::saturating_abs);
-    let Some(pid) = number.and_then(Pid::from_raw) else { return Ok(()) };
+    let number = line.and_then(|line| line.trim().parse::<i32>().ok()).map(i32::saturating_abs);
+    let Some(pid) = number.and_then(Pid::from_raw) else { return Err(unknown(&"it names no process")) };
     match test_kill_process(pid) {
         Err(rustix::io::Errno::SRCH) => Ok(()),
         // Also if it is another user's: that it is there is what counts.
@@ -230,7 +245,6 @@ mod tests {
         check(pgdata, existing, &[]).unwrap_err().to_string()
     }
 
-    /// LESSONS 31
     #[test]
     fn only_data_directories_are_emptied() {
         let home = tempfile::tempdir().unwrap();
@@ -260,7 +274,6 @@ mod tests {
         assert!(prepare(home.path(), Existing::Replace, &[], SystemId(7)).is_ok());
     }
 
-    /// LESSONS 31
     #[test]
     fn a_running_server_is_never_touched() {
         let home = tempfile::tempdir().unwrap();
@@ -269,6 +282,14 @@ mod tests {
         assert!(refusal(home.path(), Existing::Replace).contains("a server runs"));
         fs::write(home.path().join("postmaster.pid"), "2147483646\n").unwrap();
         assert!(check(home.path(), Existing::Replace, &[]).is_ok());
+        // What cannot be read says nothing.
+        for unreadable in [&b""[..], b"\xff\n", b"a server\n", b"0\n"] {
+            fs::write(home.path().join("postmaster.pid"), unreadable).unwrap();
+            assert!(refusal(home.path(), Existing::Replace).contains("nobody can tell"));
+        }
+        fs::remove_file(home.path().join("postmaster.pid")).unwrap();
+        fs::create_dir(home.path().join("postmaster.pid")).unwrap();
+        assert!(refusal(home.path(), Existing::Replace).contains("nobody can tell"));
     }
 
     #[test]

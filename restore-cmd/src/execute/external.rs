@@ -2,7 +2,7 @@
 
 use repository::manifest::Controls;
 
-use super::conf::setting_name;
+use crate::conf::setting_name;
 
 /// What would lead a restored server away from its data directory.
 const ELSEWHERE: &[&str] = &[
@@ -67,7 +67,6 @@ pub(super) const MINIMAL_HBA: &str =
 mod tests {
     use super::*;
 
-    /// LESSONS 40b
     #[test]
     fn what_points_elsewhere_is_commented() {
         let config = b"data_directory = '/var/lib/postgresql/15/main'\n  HBA_FILE='/etc/x'\nport = 5433\n#hba_file\ninclude_dir = 'conf.d'";

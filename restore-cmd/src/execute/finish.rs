@@ -12,11 +12,11 @@ use proto::control::ControlFile;
 use repository::manifest::{ManifestHead, RawBytes, SafePath};
 
 use super::beneath::Beneath;
-use super::conf::{self, Setting};
 use super::crc::crc32c;
 use super::directory::UNFINISHED;
 use super::external;
 use super::files::Files;
+use crate::conf::{self, Setting};
 use crate::plan::{Plan, tablespace_map};
 use crate::program::failure;
 

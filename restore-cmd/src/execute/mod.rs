@@ -1,7 +1,6 @@
 //! Carrying out a plan.
 
 mod beneath;
-pub mod conf;
 mod crc;
 mod delta;
 mod directory;
@@ -10,6 +9,8 @@ mod files;
 mod finish;
 mod pages;
 mod survey;
+
+pub use crate::conf;
 
 use std::ops::Range;
 use std::path::Path;

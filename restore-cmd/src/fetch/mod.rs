@@ -107,7 +107,15 @@ fn is_silent(error: &anyhow::Error) -> bool {
 pub fn is_store_failure(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let cause = cause.downcast_ref();
-        matches!(cause, Some(Error::Unreachable { .. } | Error::Refused { .. } | Error::Foreign { .. }))
+        matches!(
+            cause,
+            Some(
+                Error::Unreachable { .. }
+                    | Error::Refused { .. }
+                    | Error::Foreign { .. }
+                    | Error::NotBegun { .. }
+            )
+        )
     })
 }
 

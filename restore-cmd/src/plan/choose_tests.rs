@@ -101,7 +101,6 @@ fn segment(chosen: &Choice) -> u64 {
 
 const FORK: &str = "1\t0/6000158\tx\n";
 
-/// LESSONS 34
 #[test]
 fn takes_the_newest_backup_that_ends_before_the_target() {
     let two = holdings(&[backup(1, 2, 100), backup(1, 5, 200)], &[(1, 2..9)], &[]);
@@ -142,7 +141,6 @@ fn a_backup_whose_own_wal_is_missing_is_refused() {
     assert!(error.message.contains("needs WAL from 0/2000028 to 0/2000100"), "{error}");
 }
 
-/// LESSONS 20b, 33
 #[test]
 fn follows_the_newest_timeline_that_leads_through_a_backup() {
     let forked = |child: Range<u64>| holdings(&[backup(1, 2, 100)], &[(1, 2..12), (2, child)], &[(2, FORK)]);
@@ -159,7 +157,6 @@ fn follows_the_newest_timeline_that_leads_through_a_backup() {
     assert_eq!((chosen.lineage.timeline(), chosen.wal_end), (timeline(1), Lsn(0xC00_0000)));
 }
 
-/// LESSONS 33
 #[test]
 fn a_backup_beyond_the_fork_does_not_lead_to_the_child() {
     let both = [backup(1, 2, 100), backup(1, 8, 200)];

@@ -30,7 +30,7 @@ pub use settings::{FetchCommand, Signal, pins_timeline, settings};
 pub use tablespaces::{TablespaceMove, place, tablespace_map};
 pub use target::{RecoveryTarget, TargetName, TargetNameError, TargetTime, TimeError};
 
-use crate::execute::conf::Setting;
+use crate::conf::{self, Setting};
 use options::lossy;
 use target::utc;
 
@@ -252,7 +252,7 @@ impl fmt::Display for Plan {
         }
         line("start with", self.signal.file_name().to_owned())?;
         for setting in &self.settings {
-            line("setting", format!("{} = {}", setting.name, crate::execute::conf::quote(&setting.value)))?;
+            line("setting", format!("{} = {}", setting.name, conf::quote(&setting.value)))?;
         }
         self.notices.iter().try_for_each(|notice| line("note", notice.clone()))
     }

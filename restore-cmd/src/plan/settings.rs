@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::choose::Choice;
 use super::{Archive, Options, RecoveryTarget};
-use crate::execute::conf::{Setting, command_word};
+use crate::conf::{Setting, command_word};
 
 /// How `restore_command` calls this program.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -116,7 +116,6 @@ mod tests {
         assert_eq!(tablespace_map(&placed), b"16384 /new/a\n16385 /ts/b\\\n\\\\\n");
     }
 
-    /// LESSONS 36
     #[test]
     fn refuses_places_that_overlap() {
         assert!(try_place(&["/ts/a"], &[("/ts/b", "/new/b")]).unwrap_err().message.contains("/ts/b"));

@@ -7,6 +7,8 @@ mod report;
 
 use std::path::PathBuf;
 
+use proto::config::ClusterName;
+
 pub use load::{config_file, load};
 pub use logging::{LogFormat, init_logging};
 pub use progress::Progress;
@@ -25,7 +27,7 @@ pub struct GlobalArgs {
 
     /// The name under which the repository knows the PostgreSQL cluster
     #[arg(long, global = true, value_name = "NAME")]
-    pub cluster: Option<String>,
+    pub cluster: Option<ClusterName>,
 
     /// How to connect to the server: libpq keywords or a URI
     #[arg(long, global = true, value_name = "CONNINFO")]

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::account::Orphan;
 use crate::skip::skip_check;
-use crate::{Account, Installation, Output, World, servers, wait_for};
+use crate::{Account, Installation, Output, Port, World, servers, wait_for};
 
 pub use build::Builder;
 pub use digest::Mark;
@@ -32,7 +32,7 @@ pub struct Postgres {
     /// Holds the Unix socket.
     run: PathBuf,
     log: PathBuf,
-    port: u16,
+    port: Port,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     process: Mutex<Option<Child>>,
@@ -61,7 +61,7 @@ impl Postgres {
             data: data.to_owned(),
             run: world.folder(&format!("{name}.run"))?,
             log: world.at(&format!("{name}.log")),
-            port: free_port()?,
+            port: Port::reserve()?,
             arguments: Vec::new(),
             environment: Vec::new(),
             process: Mutex::new(None),
@@ -98,7 +98,7 @@ impl Postgres {
 
     /// The TCP port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// The folder of its Unix socket.
@@ -119,8 +119,7 @@ impl Postgres {
     /// Starts the server and waits until it answers, be it in recovery or not.
     pub fn start(&self) -> Result<()> {
         self.launch()?;
-        let port = self.port;
-        wait_for(&format!("the server on port {port} answers"), PATIENCE, || {
+        wait_for(&format!("the server on port {} answers", self.port), PATIENCE, || {
             if let Some(ended) = self.exited()? {
                 bail!("the server ended with {ended}:\n{}", tail(&self.log_text()));
             }
@@ -150,6 +149,13 @@ impl Postgres {
         Ok(())
     }
 
+    /// The server's own process that does one kind of work, as `pg_stat_activity` calls it, such as `checkpointer`.
+    pub fn process_of(&self, kind: &str) -> Result<Pid> {
+        let pid = self.sql(&format!("SELECT pid FROM pg_stat_activity WHERE backend_type = '{kind}'"))?;
+        let found = pid.parse().ok().and_then(Pid::from_raw);
+        found.with_context(|| format!("the server has no {kind}, or several: {pid:?}"))
+    }
+
     /// Waits until a server that was started to recover has opened for writing.
     pub fn wait_promoted(&self) -> Result<()> {
         wait_for("recovery ends and the server opens", PATIENCE, || {
@@ -159,17 +165,6 @@ impl Postgres {
             Ok((self.sql("SELECT pg_is_in_recovery()")? == "f").then_some(()))
         })
         .with_context(|| tail(&self.log_text()))
-    }
-
-    /// Waits until the server has ended by itself; its exit code.
-    pub fn wait_ended(&self) -> Result<Option<i32>> {
-        wait_for("the server ends by itself", PATIENCE, || {
-            let ended = self.exited()?;
-            if ended.is_some() {
-                self.process.lock().expect("no holder of this lock panics").take();
-            }
-            Ok(ended.map(|status| status.code()))
-        })
     }
 
     /// Promotes a standby.
@@ -296,11 +291,6 @@ pub fn pg_verifybackup(installation: &Installation, data: &Path) -> Result<bool>
     };
     Output::of(Account::current().command(tool).arg("-n").arg(data))?.ok()?;
     Ok(true)
-}
-
-/// A port that nothing listens on now.
-pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0").context("no port is free")?.local_addr()?.port())
 }
 
 pub(crate) fn pid_of(child: &Child) -> Pid {

@@ -34,7 +34,7 @@ impl Postgres {
     /// A connection as the superuser, over the Unix socket. It lives on the harness's runtime.
     pub async fn connect(&self, database: &str) -> Result<Client> {
         let mut config = Config::new();
-        config.host_path(&self.run).port(self.port).user("postgres").dbname(database);
+        config.host_path(&self.run).port(self.port()).user("postgres").dbname(database);
         let (client, connection) = config.connect(NoTls).await.context("cannot connect to the server")?;
         runtime().spawn(async move {
             // Its end is seen by whoever uses the client.

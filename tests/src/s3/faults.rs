@@ -33,7 +33,8 @@ pub struct Faults {
     full: AtomicBool,
     puts: AtomicU32,
     most_puts: AtomicU32,
-    held: Mutex<Option<String>>,
+    held_puts: Mutex<Option<String>>,
+    held_gets: Mutex<Option<String>>,
 }
 
 impl Faults {
@@ -50,11 +51,6 @@ impl Faults {
     /// The next `count` requests lose their connection unanswered.
     pub fn reset(&self, count: u32) {
         self.resets.store(count, SeqCst);
-    }
-
-    /// The next `count` answers with a body break off in the middle of it.
-    pub fn cut_bodies(&self, count: u32) {
-        self.cuts.store(count, SeqCst);
     }
 
     /// Every `pitch`th request meets a fault: 503, a reset and a cut body by turns. 0 switches it off.
@@ -80,12 +76,22 @@ impl Faults {
     /// Puts under keys with `part` in them are never answered, nor carried out. `None`: none is held any more, those that
     /// were until now stay so.
     pub fn hold_puts(&self, part: Option<&str>) {
-        *self.held.lock().expect("no holder of this lock panics") = part.map(str::to_owned);
+        *self.held_puts.lock().expect("no holder of this lock panics") = part.map(str::to_owned);
     }
 
-    fn holds(&self, path: &str) -> bool {
-        let held = self.held.lock().expect("no holder of this lock panics");
-        held.as_ref().is_some_and(|part| path.contains(part))
+    /// The same for reading.
+    pub fn hold_gets(&self, part: Option<&str>) {
+        *self.held_gets.lock().expect("no holder of this lock panics") = part.map(str::to_owned);
+    }
+
+    fn holds(&self, request: &Request<Incoming>) -> bool {
+        let held = match *request.method() {
+            Method::PUT => &self.held_puts,
+            Method::GET => &self.held_gets,
+            _ => return false,
+        };
+        let held = held.lock().expect("no holder of this lock panics");
+        held.as_ref().is_some_and(|part| request.uri().path().contains(part))
     }
 
     /// The most puts of objects that were under way at one moment, since this was last asked.
@@ -179,7 +185,7 @@ impl hyper::service::Service<Request<Incoming>> for Faulty {
             }
             let is_put = request.method() == Method::PUT;
             let _counted = is_put.then(|| Counted::of(&faults));
-            if is_put && faults.holds(request.uri().path()) {
+            if faults.holds(&request) {
                 // For as long as the client waits: then this is dropped.
                 std::future::pending::<()>().await;
             }

@@ -15,7 +15,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::{World, runtime};
+use crate::{Port, World, runtime};
 
 use bucket::Buckets;
 pub use faults::Faults;
@@ -41,6 +41,7 @@ pub enum Dialect {
 #[derive(Debug)]
 pub struct S3Server {
     address: SocketAddr,
+    _port: Port,
     root: PathBuf,
     faults: Arc<Faults>,
     dialect: Dialect,
@@ -57,16 +58,17 @@ impl S3Server {
         let mut builder = S3ServiceBuilder::new(Buckets::new(&root)?);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         builder.set_access(Rules { faults: Arc::clone(&faults), signed: dialect == Dialect::Amazon });
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut server = S3Server {
-            address: any_port,
+        let port = Port::reserve()?;
+        let server = S3Server {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port.number())),
+            _port: port,
             root,
             faults,
             dialect,
             service: builder.build(),
             listening: Mutex::new(None),
         };
-        server.address = server.listen(any_port)?;
+        server.up()?;
         Ok(server)
     }
 
@@ -102,21 +104,17 @@ impl S3Server {
 
     /// Listens again on the same port.
     pub fn up(&self) -> Result<()> {
-        self.listen(self.address).map(|_| ())
-    }
-
-    fn listen(&self, address: SocketAddr) -> Result<SocketAddr> {
+        let address = self.address;
         let _inside = runtime().enter();
         let socket = TcpSocket::new_v4()?;
         // Connections that were cut a moment ago still hold the port.
         socket.set_reuseaddr(true)?;
         socket.bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let listener = socket.listen(256)?;
-        let address = listener.local_addr()?;
         let (service, faults) = (self.service.clone(), Arc::clone(&self.faults));
         let task = runtime().spawn(accept(listener, Faulty { service, faults, dialect: self.dialect }));
         *self.listening.lock().expect("no holder of this lock panics") = Some(task);
-        Ok(address)
+        Ok(())
     }
 }
 

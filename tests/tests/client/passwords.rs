@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Result;
 use harness::Installation;
-use harness::postgres::free_port;
+use harness::Port;
 use proto::client::{Error, sql};
 use proto::conninfo::ConnInfo;
 
@@ -52,7 +52,8 @@ fn refusals_say_what_to_do(scene: &Scene) -> Result<()> {
     let error = refused(&scene.tcp("no_repl", "secret"));
     assert_eq!(error.hint().as_deref(), Some("run on the server: ALTER ROLE no_repl REPLICATION"));
 
-    let error = refused(&format!("host=127.0.0.1 port={} user=x", free_port()?));
+    let nobody = Port::reserve()?;
+    let error = refused(&format!("host=127.0.0.1 port={nobody} user=x"));
     assert!(matches!(error, Error::Unreachable { .. }) && error.is_transient(), "{error}");
     let error = refused("host=/nowhere user=x");
     assert!(error.hint().expect("a hint").contains("unix_socket_directories"));

@@ -18,7 +18,7 @@ fn a_primary_and_its_standby(installation: &Installation) -> Result<()> {
         return Ok(());
     };
     let (primary_port, standby_port) = (scene.server.port(), standby.port());
-    let nobody = harness::postgres::free_port()?;
+    let nobody = harness::Port::reserve()?;
     for ports in [[primary_port, standby_port], [standby_port, primary_port]] {
         let text = |kind: &str| {
             let [first, second] = ports;
@@ -102,7 +102,7 @@ fn a_primary_and_its_standby(installation: &Installation) -> Result<()> {
 
 /// A primary alone, where a standby is wanted, or where sessions cannot write.
 fn none_will_do(scene: &Scene) -> Result<()> {
-    let nobody = harness::postgres::free_port()?;
+    let nobody = harness::Port::reserve()?;
     let two = format!(
         "host=127.0.0.1,127.0.0.1 port={nobody},{} user=postgres password=secret",
         scene.server.port()

@@ -8,6 +8,8 @@ mod streaming;
 mod synchronous;
 mod wal;
 
+use restore::conf::{identifier, literal};
+
 use super::observed::{Observed, Server};
 use crate::finding::Finding;
 
@@ -72,16 +74,6 @@ fn set(name: &str, value: &str) -> String {
 /// The same for a setting that waits for a restart.
 fn set_and_restart(name: &str, value: &str) -> String {
     format!("ALTER SYSTEM SET {name} = {};  -- then restart PostgreSQL", literal(value))
-}
-
-/// A string constant. Backslashes are plain: `standard_conforming_strings` is on unless somebody turned it off.
-fn literal(value: &str) -> String {
-    format!("'{}'", value.replace('\'', "''"))
-}
-
-/// A name in SQL.
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Lines for the configuration file.

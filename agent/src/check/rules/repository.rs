@@ -1,5 +1,7 @@
 //! Where everything goes.
 
+use ::repository::Error;
+
 use super::super::observed::{Failed, Observed, Space, Stored};
 use super::access::judge_clock;
 use super::{or, toml};
@@ -47,10 +49,15 @@ fn deletable(stored: &Stored) -> Finding {
     match &stored.delete_trouble {
         None => Finding::ok(CODE, "these credentials may delete objects"),
         // Wanted by many: what cannot be deleted from here cannot be deleted by whoever takes this host.
-        Some(_) => Finding::ok(
+        Some(Error::Refused { .. }) => Finding::ok(
             CODE,
             "these credentials may not delete objects: retention has to be applied by others; fragments that were \
              merged, and the trial objects of this command, stay until then",
+        ),
+        Some(error) => Finding::warning(
+            CODE,
+            format!("whether these credentials may delete objects could not be found out: {error}"),
+            error.hint().unwrap_or("see the store's own logs"),
         ),
     }
 }

@@ -75,10 +75,14 @@ pub(super) fn slot(observed: &Observed, server: &Server) -> Option<Finding> {
             ),
             anew() + "\n-- then take a backup: `walkeep list` shows whether there is a gap",
         )
-    } else if slot.restart_lsn.is_none() {
-        Finding::error(CODE, format!("the replication slot \"{name}\" keeps no WAL"), anew())
     } else {
-        let from = slot.restart_lsn.as_deref().unwrap_or_default();
+        let Some(from) = slot.restart_lsn else {
+            return Some(Finding::error(
+                CODE,
+                format!("the replication slot \"{name}\" keeps no WAL"),
+                anew(),
+            ));
+        };
         Finding::ok(CODE, format!("the replication slot \"{name}\" keeps WAL from {from} on"))
     })
 }

@@ -14,28 +14,36 @@ fn fall_back() -> String {
     set("synchronous_standby_names", "")
 }
 
-/// Whether commits wait for us, and for nobody else.
+/// Whether commits wait for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
     Not,
-    WithOthers,
-    Alone,
+    /// Others may answer in our place: a commit may return without us, or wait for us.
+    OneOf,
+    /// No commit returns without us.
+    Required,
 }
 
 /// Looks for our name in `synchronous_standby_names`: `a, b`, `2 (a, b)`, `FIRST 1 (a)`, `ANY 1 ("a", *)`. Case does not
 /// matter, and `*` matches everybody. Pure.
+///
+/// We are required only where as many have to answer as are named. By priority, too: if the first is away, the second
+/// takes its place.
 pub(super) fn named(names: &str, own: &str) -> Named {
-    let list = names.split_once('(').map_or(names, |(_, rest)| rest).trim().trim_end_matches(')');
+    let (method, list) = names.split_once('(').unwrap_or(("1", names));
+    let count = method.split_whitespace().last().and_then(|count| count.parse().ok()).unwrap_or(1);
+    let list = list.trim().trim_end_matches(')');
     let names: Vec<String> = list
         .split(',')
         .map(|name| name.trim().trim_matches('"').to_lowercase())
         .filter(|name| !name.is_empty())
         .collect();
     let is_us = |name: &String| name == "*" || *name == own.to_lowercase();
-    match (names.iter().any(is_us), names.len()) {
-        (false, _) => Named::Not,
-        (true, 1) => Named::Alone,
-        (true, _) => Named::WithOthers,
+    let everybody = names.iter().any(|name| name == "*");
+    match names.iter().any(is_us) {
+        false => Named::Not,
+        true if everybody || names.len() > count => Named::OneOf,
+        true => Named::Required,
     }
 }
 
@@ -55,7 +63,7 @@ pub(super) fn synchronous(observed: &Observed, server: &Server) -> Option<Findin
         ));
     }
     let running = observed.agent.as_ref().is_ok_and(|agent| agent.state == "streaming");
-    if !running && level != "off" && level != "local" && named == Named::Alone {
+    if !running && level != "off" && level != "local" && named == Named::Required {
         return Some(Finding::error(
             CODE,
             "commits wait for the agent, and it does not stream: they hang until it does. Start it; to let them go \
@@ -69,7 +77,7 @@ pub(super) fn synchronous(observed: &Observed, server: &Server) -> Option<Findin
                            archiver replays nothing";
             let fix = set("synchronous_commit", "on");
             match named {
-                Named::Alone => Finding::error(CODE, format!("{message}: every commit hangs"), fix),
+                Named::Required => Finding::error(CODE, format!("{message}: every commit hangs"), fix),
                 _ => Finding::warning(
                     CODE,
                     format!("{message}: commits hang unless another standby is there"),
@@ -85,6 +93,14 @@ pub(super) fn synchronous(observed: &Observed, server: &Server) -> Option<Findin
                 if level == "off" { "for nothing" } else { "for the local disk" }
             ),
             set("synchronous_commit", "on"),
+        ),
+        _ if named == Named::OneOf => Finding::warning(
+            CODE,
+            format!(
+                "synchronous_standby_names is {names}: a commit may return when others than the agent have answered, \
+                 before its WAL is in the repository; where nobody else is there, it waits for the agent"
+            ),
+            set("synchronous_standby_names", &observed.application_name),
         ),
         _ if !stream.synchronous => Finding::warning(
             CODE,

@@ -49,7 +49,7 @@ fn healthy() -> Observed {
             physical: true,
             active: true,
             lost: false,
-            restart_lsn: Some("0/3000000".to_owned()),
+            restart_lsn: Some(proto::Lsn(0x300_0000)),
         }),
         slots_used: 1,
         senders_used: 1,
@@ -233,8 +233,15 @@ fn what_is_stored_is_judged() {
     only(with(|o| o.config.retention.keep = None), "retention", Warning);
     only(with(|o| o.repository = Err(failed())), "repository", Error);
     // Deleting is no right that an agent needs.
-    let kept = with_stored(|s| s.delete_trouble = Some("denied".to_owned()));
+    let (what, why) = (|| "key".to_owned(), || "denied".to_owned());
+    let kept = with_stored(|s| {
+        s.delete_trouble = Some(::repository::Error::Refused { what: what(), why: why() });
+    });
     assert!(kept.iter().all(|finding| finding.severity == Severity::Ok));
+    let away = with_stored(|s| {
+        s.delete_trouble = Some(::repository::Error::Unreachable { what: what(), why: why() });
+    });
+    assert!(only(away, "repository_deletion", Warning).message.contains("denied"));
 }
 
 #[test]
@@ -249,7 +256,6 @@ fn an_agent_that_is_away_is_told() {
     assert!(finding.fix.unwrap().contains("local replication walkeep peer"));
 }
 
-/// LESSONS 15; FACTS 3, synchronous use.
 #[test]
 fn each_level_of_synchronous_commit_is_explained() {
     use Severity::{Error, Ok, Warning};
@@ -274,10 +280,16 @@ fn each_level_of_synchronous_commit_is_explained() {
     let away = with(|o| {
         o.agent = Err("nobody".to_owned());
         let settings = &mut o.server.as_mut().unwrap().settings;
-        settings.insert("synchronous_standby_names".to_owned(), "*".to_owned());
+        settings.insert("synchronous_standby_names".to_owned(), "2 (walkeep, b)".to_owned());
     });
     let away = away.into_iter().find(|finding| finding.code == "synchronous").unwrap();
     assert!(away.severity == Error && away.fix.unwrap().contains("SET synchronous_standby_names = ''"));
+    let one_of = with(|o| {
+        o.config.stream.synchronous = true;
+        let settings = &mut o.server.as_mut().unwrap().settings;
+        settings.insert("synchronous_standby_names".to_owned(), "FIRST 1 (b, walkeep)".to_owned());
+    });
+    assert!(only(one_of, "synchronous", Warning).message.contains("may return"));
     let of_a_role = with(|o| {
         o.config.stream.synchronous = true;
         let server = o.server.as_mut().unwrap();
@@ -293,12 +305,16 @@ fn our_name_is_found_as_the_server_finds_it() {
         ("", Named::Not),
         ("other", Named::Not),
         ("walkeeper", Named::Not),
-        ("walkeep", Named::Alone),
-        ("*", Named::Alone),
-        ("WalKeep", Named::Alone),
-        ("FIRST 1 (\"walkeep\")", Named::Alone),
-        ("ANY 1 (other, walkeep)", Named::WithOthers),
-        ("2 (other, *)", Named::WithOthers),
+        ("walkeep", Named::Required),
+        ("*", Named::OneOf),
+        ("WalKeep", Named::Required),
+        ("walkeep, other", Named::OneOf),
+        ("FIRST 1 (\"walkeep\")", Named::Required),
+        ("FIRST 1 (walkeep, other)", Named::OneOf),
+        ("ANY 1 (other, walkeep)", Named::OneOf),
+        ("any 2 (other, walkeep)", Named::Required),
+        ("2(other,walkeep)", Named::Required),
+        ("2 (other, *)", Named::OneOf),
     ] {
         assert_eq!(named(names, "walkeep"), found, "{names}");
     }

@@ -2,13 +2,11 @@
 
 use super::super::observed::{Observed, Server};
 use super::{set, set_and_restart};
+use crate::backup::native::SOUND;
 use crate::finding::Finding;
 
 /// Minor versions from which crash recovery no longer rewrites WAL that had been streamed before.
 const STABLE_RECOVERY: [(u32, u32); 2] = [(13, 5), (14, 1)];
-
-/// Minor versions from which incremental backups hold all that has changed.
-const SOUND_SUMMARIES: [(u32, u32); 2] = [(17, 11), (18, 6)];
 
 /// Less room than this part of the disk is close to none.
 const SCARCE: u64 = 10;
@@ -32,11 +30,12 @@ pub(super) fn version(_: &Observed, server: &Server) -> Option<Finding> {
             format!("upgrade to {fixed} or later"),
         ));
     }
-    if let Some(fixed) = older(server, &SOUND_SUMMARIES) {
+    if let Some(fixed) = older(server, &SOUND) {
         return Some(Finding::warning(
             CODE,
             format!(
-                "PostgreSQL {version}: WAL summaries may miss changes, and with them incremental backups, before {fixed}"
+                "PostgreSQL {version}: WAL summaries may miss changes before {fixed}, so they are not used: incremental \
+                 backups read the whole cluster and compare"
             ),
             format!("upgrade to {fixed} or later"),
         ));
