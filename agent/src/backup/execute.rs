@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use proto::backup_label::BackupLabelFile;
+use proto::backup_label::{BackupFrom, BackupLabelFile};
 use proto::backup_manifest::BackupManifest;
 use proto::client::{
     BackupMessage, BackupStart, BackupStream, BaseBackupOptions, Checkpoint, ManifestChecksums,
 };
+use proto::config::ReadRate;
 use proto::control::{ControlError, ControlFile};
 use proto::wal::WalFile;
 use proto::{Lsn, TimelineId};
@@ -75,7 +76,7 @@ pub async fn execute(
     // Before the backup starts, so that not one byte of its WAL can vanish.
     let held = match plan.wal {
         WalPlan::Agent => None,
-        WalPlan::Archiver | WalPlan::Ourselves => {
+        WalPlan::Archiver | WalPlan::Elsewhere | WalPlan::Ourselves => {
             Some(HeldWal::hold(crate::commands::connect(&plan.info).await?).await?)
         }
     };
@@ -113,7 +114,11 @@ pub async fn execute(
     };
     // A new session: the first has been silent for as long as the backup took.
     let sql = Sql::connect(&plan.info).await?;
-    let finished_at = sql.clock().await?;
+    let finished_at = match sql.last_replayed().await? {
+        // Commits bear the primary's time, and a moment before the backup's end must not be taken for one after it.
+        Some(replayed) => sql.clock().await?.max(replayed),
+        None => sql.clock().await?,
+    };
     let server_manifest = check(plan, &received)?;
     let external = external::gather(&sql, &plan.facts, &plan.info).await;
     let external_config = store_external(&mut received.collector, external).await?;
@@ -157,7 +162,7 @@ pub async fn execute(
         stop_lsn: received.stop_lsn,
         started_at,
         finished_at,
-        from_standby: false,
+        from_standby: label_file.backup_from == BackupFrom::Standby,
         label_note: plan.note.clone(),
         size_bytes: collected.size_bytes,
         stored_bytes: packs.iter().map(|pack| pack.stored_length()).sum(),
@@ -232,7 +237,7 @@ fn options(plan: &Plan, label: &BackupLabel, incremental: bool) -> BaseBackupOpt
     BaseBackupOptions {
         label: format!("walkeep {label}"),
         checkpoint: Checkpoint::Fast,
-        max_rate_kib: None,
+        max_rate_kib: plan.read_rate.map(ReadRate::kib),
         manifest_checksums: ManifestChecksums::Crc32c,
         incremental,
         verify_checksums: plan.judge == Judge::Server,
@@ -302,7 +307,7 @@ async fn receive(
     if let Some(kib) = start.tablespaces.iter().map(|space| space.size_kib).sum::<Option<u64>>() {
         progress.set_total(kib.saturating_mul(1024));
     }
-    let packs = PackWriter::new(plan.branch.clone(), label.clone(), plan.jobs);
+    let packs = PackWriter::paced(plan.branch.clone(), label.clone(), plan.jobs, plan.upload_rate);
     let mut collector = Collector::new(packs, base, start.lsn, plan.facts.data_checksums());
     let mut server_manifest = Vec::new();
     loop {
@@ -343,7 +348,10 @@ async fn receive(
 fn check(plan: &Plan, received: &Received) -> anyhow::Result<BackupManifest> {
     anyhow::ensure!(
         received.stop_timeline == received.start.timeline,
-        "the server was promoted during the backup: take it again"
+        "the server has gone from timeline {} to {} during the backup: it was promoted, or has followed a new primary. Take \
+         the backup again",
+        received.start.timeline,
+        received.stop_timeline
     );
     let manifest = BackupManifest::parse(&received.server_manifest)?;
     if let Some(system_id) = manifest.system_id {
