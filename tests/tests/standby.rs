@@ -104,6 +104,7 @@ fn with_an_agent(major: u32) -> Result<()> {
     };
     let Some(mut scene) = Scene::new(major, shape)? else { return Ok(()) };
     scene.agent.start()?;
+    scene.agent.wait_durable(&scene.primary.lsn()?)?;
     scene.replayed()?;
     let (full, log) = scene.backup(&["--full", "--label-note", "from the side"])?;
     assert!(log.contains("Elsewhere"), "the agent brings the WAL: {log}");

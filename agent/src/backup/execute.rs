@@ -1,6 +1,7 @@
 //! Carries out a planned backup. Whatever cuts it off, only leftovers remain: the manifest is written last, and it is
 //! the manifest that makes a backup exist.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,16 +16,16 @@ use proto::control::{ControlError, ControlFile};
 use proto::wal::WalFile;
 use proto::{Lsn, TimelineId};
 use repository::Branch;
-use repository::backup::BackupLabel;
+use repository::backup::{BackupLabel, IndexedManifest};
 use repository::manifest::{
-    Controls, EXTERNAL_PREFIX, ExternalConfig, MANIFEST_FORMAT, Manifest, ManifestHead, RawBytes, SafePath,
-    Tablespace, WalRange,
+    Controls, EXTERNAL_PREFIX, ExternalConfig, MANIFEST_FORMAT, ManifestHead, RawBytes, SafePath, Tablespace,
+    WalRange,
 };
 use repository::pack::PackWriter;
 use restore::program::{Progress, failure};
 use tokio::task::JoinHandle;
 
-use super::collect::{Base, Collected, Collector, SuspectFile};
+use super::collect::{Base, CollectError, Collected, Collector, SuspectFile};
 use super::compare::compare;
 use super::damage::{self, Judge};
 use super::external::{self, ExternalFile};
@@ -67,7 +68,7 @@ struct Received {
 pub async fn execute(
     plan: &Plan,
     label: &BackupLabel,
-    parent: Option<Box<Manifest>>,
+    parent: Option<Box<IndexedManifest>>,
     native: bool,
     progress: &Progress,
 ) -> anyhow::Result<ManifestHead> {
@@ -84,6 +85,7 @@ pub async fn execute(
     let started_at = sql.clock().await?;
     store_history(branch, plan).await?;
     progress.step("waiting for a checkpoint");
+    let parent = parent.map(|parent| Arc::new(*parent));
     let parent_head = parent.as_ref().map(|parent| parent.head.clone());
     let (stream, base) = begin(plan, label, parent, native, &sql).await?;
     let incremental_from = match &base {
@@ -119,7 +121,7 @@ pub async fn execute(
         Some(replayed) => sql.clock().await?.max(replayed),
         None => sql.clock().await?,
     };
-    let server_manifest = check(plan, &received)?;
+    let server_manifest = check(plan, &mut received)?;
     let external = external::gather(&sql, &plan.facts, &plan.info).await;
     let external_config = store_external(&mut received.collector, external).await?;
 
@@ -179,25 +181,24 @@ pub async fn execute(
     wal.until(received.stop_lsn).await?;
     // The commit: packs, the server's manifest and the WAL are durable by now.
     let packs = base.into_packs().into_iter().chain(packs).collect();
-    let mut manifest = Manifest { head, packs, entries: collected.entries };
-    manifest.drop_unused_packs();
-    branch.put_manifest(&manifest).await.context("cannot store the manifest")?;
+    let entries = collected.entries.sorted().map_err(CollectError::Temporary)?;
+    Box::pin(branch.put_sorted_manifest(&head, packs, entries)).await.context("cannot store the manifest")?;
     progress.finish();
-    Ok(manifest.head)
+    Ok(head)
 }
 
 /// Has the server begin, and says what its files are to be held against.
 async fn begin(
     plan: &Plan,
     label: &BackupLabel,
-    parent: Option<Box<Manifest>>,
+    parent: Option<Arc<IndexedManifest>>,
     native: bool,
     sql: &Sql,
 ) -> anyhow::Result<(BackupStream, Base)> {
     if let Some(parent) = parent.as_ref().filter(|_| native) {
         match begin_native(plan, label, &parent.head, sql).await {
             Ok((stream, limits)) => {
-                let parent = Parent::new(plan.branch.clone(), Manifest::clone(parent));
+                let parent = Parent::new(plan.branch.clone(), parent.clone());
                 return Ok((stream, Base::Native(parent, limits)));
             }
             Err(error) => {
@@ -209,7 +210,7 @@ async fn begin(
     let stream = session.base_backup(&options(plan, label, false)).await;
     let stream = stream.context("the server did not begin a base backup")?;
     let base = match parent {
-        Some(parent) => Base::Content(Parent::new(plan.branch.clone(), *parent)),
+        Some(parent) => Base::Content(Parent::new(plan.branch.clone(), parent)),
         None => Base::Nothing,
     };
     Ok((stream, base))
@@ -345,7 +346,7 @@ async fn receive(
 }
 
 /// Compares what arrived with the server's manifest, and looks at pg_control.
-fn check(plan: &Plan, received: &Received) -> anyhow::Result<BackupManifest> {
+fn check(plan: &Plan, received: &mut Received) -> anyhow::Result<BackupManifest> {
     anyhow::ensure!(
         received.stop_timeline == received.start.timeline,
         "the server has gone from timeline {} to {} during the backup: it was promoted, or has followed a new primary. Take \
@@ -360,8 +361,8 @@ fn check(plan: &Plan, received: &Received) -> anyhow::Result<BackupManifest> {
             "the server's manifest is of the cluster {system_id}: the server was exchanged during the backup"
         );
     }
-    let collected = received.collector.collected();
-    compare(&manifest, &collected.entries, &collected.sent)
+    let receipts = received.collector.take_receipts();
+    compare(&manifest, receipts)
         .map_err(|difference| failure(difference.to_string(), "take the backup again"))?;
     let control = control(received.collector.collected())?;
     anyhow::ensure!(
