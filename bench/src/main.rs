@@ -9,6 +9,7 @@ mod delay;
 mod fetch;
 mod full_backup;
 mod incremental;
+mod manifest;
 mod pgbackrest;
 mod picture;
 mod receiver;
@@ -26,7 +27,7 @@ use report::Report;
 
 type Bench = (&'static str, &'static str, fn() -> Result<Report>);
 
-const BENCHES: [Bench; 10] = [
+const BENCHES: [Bench; 11] = [
     (
         "archive-cmd",
         "a segment that the agent holds, against cat and cp; start-up, against true",
@@ -39,9 +40,10 @@ const BENCHES: [Bench; 10] = [
     ),
     (
         "incremental",
-        "an incremental backup of 2 GB after 1 % of the pages changed at random, against a full one",
+        "an incremental backup of 2 GB after 1 % of the pages changed at random, against pgBackRest's by blocks",
         incremental::run,
     ),
+    ("manifest", "manifests of 10 TB in a million files: time and memory", manifest::run),
     ("commits", "commits per second with a synchronous standby, against pg_receivewal", commits::run),
     ("delay", "from a commit to its WAL in the repository, on S3", delay::run),
     ("throughput", "WAL under a bulk COPY, against pg_receivewal", throughput::run),
@@ -56,6 +58,11 @@ const PICTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks"
 
 fn main() -> Result<()> {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, step, folder] = &words[..]
+        && word == manifest::STEP
+    {
+        return manifest::step(step, folder);
+    }
     let save = words.iter().any(|word| word == "--save");
     words.retain(|word| word != "--save");
     if words.is_empty() {

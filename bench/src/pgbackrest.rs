@@ -12,26 +12,35 @@ use crate::stage::{Scene, Stage};
 use crate::turns::{Comparison, Run, time};
 
 const PROGRAM: &str = "pgbackrest";
+/// The variable that names another one than the machine's: 2.45 of Debian 12 makes no increments by blocks.
+const VARIABLE: &str = "WALKEEP_PGBACKREST";
 /// pgbench's scale for a little over 2 GB.
 const SCALE: u32 = 140;
 const PAIRS: usize = 5;
 const PUSHES: usize = 30;
 
 /// A repository of pgBackRest's, and how to call it.
-struct Peer<'a> {
+pub(crate) struct Peer<'a> {
     stage: &'a Stage,
     config: PathBuf,
+    /// Where everything is stored.
+    pub(crate) folder: PathBuf,
+}
+
+fn program() -> String {
+    std::env::var(VARIABLE).unwrap_or_else(|_| PROGRAM.to_owned())
 }
 
 impl<'a> Peer<'a> {
-    fn new(stage: &'a Stage) -> Result<Peer<'a>> {
+    /// `more`: lines of its configuration.
+    pub(crate) fn new(stage: &'a Stage, more: &str) -> Result<Peer<'a>> {
         let world = &stage.world;
         let place = |name: &str| world.folder(name).map(|path| path.display().to_string());
         let server = &stage.server;
         let text = format!(
             "[global]\nrepo1-path={}\nrepo1-retention-full=100\nlog-path={}\nlock-path={}\nspool-path={}\n\
              compress-type=zst\ncompress-level=1\nprocess-max=2\nstart-fast=y\nlog-level-console=warn\n\
-             log-level-file=off\n[main]\npg1-path={}\npg1-socket-path={}\npg1-port={}\npg1-user=postgres\n",
+             log-level-file=off\n{more}[main]\npg1-path={}\npg1-socket-path={}\npg1-port={}\npg1-user=postgres\n",
             place("peer")?,
             place("peer.log")?,
             place("peer.lock")?,
@@ -41,30 +50,30 @@ impl<'a> Peer<'a> {
             server.port()
         );
         let config = world.write("pgbackrest.conf", text)?;
-        let peer = Peer { stage, config };
+        let peer = Peer { stage, config, folder: world.at("peer") };
         peer.run(&["stanza-create"])?;
         Ok(peer)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.stage.world.account().command(PROGRAM);
+        let mut command = self.stage.world.account().command(program());
         command.arg("--config").arg(&self.config).arg("--stanza=main").args(arguments);
         command.stdout(Stdio::null());
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<Run> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<Run> {
         time(&mut self.command(arguments))
     }
 
-    fn archive_command(&self) -> String {
-        format!("{PROGRAM} --config {} --stanza=main archive-push %p", self.config.display())
+    pub(crate) fn archive_command(&self) -> String {
+        format!("{} --config {} --stanza=main archive-push %p", program(), self.config.display())
     }
 }
 
 /// Installs Debian's package where it is missing.
-fn install(report: &mut Report) -> Result<()> {
-    let version = || Command::new(PROGRAM).arg("version").output();
+pub(crate) fn install(report: &mut Report) -> Result<()> {
+    let version = || Command::new(program()).arg("version").output();
     let version = match version() {
         Ok(output) => output,
         Err(_) => {
@@ -97,7 +106,7 @@ fn backups(report: &mut Report) -> Result<()> {
     workload::init(&stage.server, SCALE)?;
     workload::transactions(&stage.server, 20_000)?;
     stage.server.sql("CHECKPOINT")?;
-    let peer = Peer::new(&stage)?;
+    let peer = Peer::new(&stage, "")?;
     stage.server.archive_with(&peer.archive_command())?;
     let size = stage.server.sql("SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database")?;
     report.setting(format!("cluster of {size}; {PAIRS} pairs of runs in turns, in brackets the quartiles"));
@@ -170,7 +179,7 @@ fn pushes(report: &mut Report) -> Result<()> {
     let mut stage = Stage::set(&scene)?;
     // The slot would keep nothing that is needed here, and the agent does not stream.
     stage.agent.launch()?;
-    let peer = Peer::new(&stage)?;
+    let peer = Peer::new(&stage, "")?;
     stage.server.sql(
         "CREATE TABLE bulk AS SELECT n, repeat(md5(n::text), 8) AS filler FROM generate_series(1, 4000000) n",
     )?;

@@ -19,6 +19,8 @@ pub(crate) struct Stage {
 /// How a stage differs from the usual one.
 pub(crate) struct Scene {
     pub(crate) store: StoreKind,
+    /// Where one version is meant; otherwise it is the first of those that are complete.
+    pub(crate) major: Option<u32>,
     pub(crate) segment_mib: u32,
     /// Of `postgresql.conf`.
     pub(crate) conf: &'static [(&'static str, &'static str)],
@@ -28,7 +30,7 @@ pub(crate) struct Scene {
 
 impl Default for Scene {
     fn default() -> Scene {
-        Scene { store: StoreKind::File, segment_mib: 16, conf: &[], settings: &[] }
+        Scene { store: StoreKind::File, major: None, segment_mib: 16, conf: &[], settings: &[] }
     }
 }
 
@@ -45,7 +47,8 @@ impl Stage {
         let complete = |installation: &Installation| {
             ["pg_basebackup", "pgbench"].iter().all(|tool| installation.tool(tool).is_some())
         };
-        let installation = MAJORS.into_iter().filter_map(Installation::find).find(complete);
+        let wanted = |major: &u32| scene.major.is_none_or(|wanted| wanted == *major);
+        let installation = MAJORS.into_iter().filter(wanted).filter_map(Installation::find).find(complete);
         let installation =
             installation.context("no PostgreSQL with pg_basebackup and pgbench is installed")?;
         let world = World::new()?;

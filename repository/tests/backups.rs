@@ -17,7 +17,7 @@ use proto::wal::SegmentSize;
 use proto::{Lsn, SystemId, TimelineId};
 use repository::backup::{BackupKind, BackupLabel, Intent};
 use repository::catalogue::Inventory;
-use repository::manifest::{Controls, Entry, MANIFEST_FORMAT, Manifest, ManifestHead, SafePath};
+use repository::manifest::{Controls, Entry, EntrySorter, MANIFEST_FORMAT, Manifest, ManifestHead, SafePath};
 use repository::pack::{Extent, FRAME_SIZE, PackEntry, PackReader, PackWriter, push_extent};
 use repository::{Branch, BranchFacts, Error, Repository, Sealing, Store, Unsealing};
 
@@ -388,6 +388,75 @@ async fn a_head_costs_one_small_read() {
     }
 }
 
+/// Whether a manifest was in memory or not makes no difference in the store; nor does how it is read.
+#[tokio::test]
+async fn a_manifest_may_be_longer_than_memory() {
+    let keys = Keys::new();
+    for branch in [plain().await, keys.branch(memory(), false).await] {
+        let mut packs = PackWriter::new(branch.clone(), label(1), 1);
+        let mut extents = append(&mut packs, &content(9000, 1), &[100]).await;
+        let packs = packs.finish().await.unwrap();
+        // Before it another backup's, of which nothing is needed.
+        let mut others = PackWriter::new(branch.clone(), label(2), 1);
+        append(&mut others, &content(100, 2), &[100]).await;
+        let named = [others.finish().await.unwrap(), packs.clone()].concat();
+        extents[0].pack = 1;
+        let path =
+            |number: u32| SafePath::new(blake3::hash(&number.to_le_bytes()).to_hex().as_bytes()).unwrap();
+        let entries = (0..220_000u32).map(|number| Entry::File {
+            path: path(number),
+            size: 9000,
+            mode: 0o600,
+            mtime: i64::from(number),
+            crc32c: Some(number),
+            extents: extents.clone(),
+        });
+        let mut sorter = EntrySorter::default();
+        entries.clone().try_for_each(|entry| sorter.push(&entry)).unwrap();
+        let sorted = sorter.sorted().unwrap();
+        let head = head(&label(1));
+        branch.put_sorted_manifest(&head, named.clone(), sorted).await.unwrap();
+        let backup = branch.backup(&label(1)).await.unwrap();
+        assert_eq!(branch.read_manifest_head(&backup).await.unwrap(), head);
+        let mut expected = Manifest { head: head.clone(), packs: named, entries: entries.collect() };
+        expected.entries.sort_by(|a, b| a.path().cmp(b.path()));
+        expected.drop_unused_packs();
+        assert!(branch.read_manifest(&backup).await.unwrap() == expected);
+
+        let index = branch.index_manifest(&backup).await.unwrap();
+        assert_eq!((&index.head, &index.packs, index.entries.len()), (&head, &packs, 220_000));
+        for number in (0..220_100).step_by(50) {
+            let found = index.entries.find(&path(number)).unwrap();
+            let time = found.map(|entry| match entry {
+                Entry::File { mtime, .. } => mtime,
+                Entry::Directory { .. } => panic!("no folder was written"),
+            });
+            assert_eq!(time, (number < 220_000).then_some(i64::from(number)));
+        }
+        let second = branch.put_sorted_manifest(&head, packs, EntrySorter::default().sorted().unwrap()).await;
+        assert!(matches!(second, Err(Error::Invalid { .. })), "{second:?}");
+        // Damage behind the head is found, whichever way it is read.
+        let key = branch.root().child("backup").child(label(1)).child("manifest-00000001");
+        let mut bad = branch.store().get(&key).await.unwrap().to_vec();
+        let end = bad.len() - 5000;
+        bad[end] ^= 1;
+        branch.store().put(&key, bad.into()).await.unwrap();
+        assert!(matches!(branch.index_manifest(&backup).await, Err(Error::Corrupt { .. })));
+    }
+}
+
+/// What cannot be written leaves no manifest, and so no backup.
+#[tokio::test]
+async fn a_manifest_that_fails_midway_is_none() {
+    let branch = plain().await;
+    let twice = Entry::Directory { path: SafePath::new("base").unwrap(), mode: 0o700 };
+    let mut sorter = EntrySorter::default();
+    [&twice, &twice].into_iter().try_for_each(|entry| sorter.push(entry)).unwrap();
+    let written = branch.put_sorted_manifest(&head(&label(1)), Vec::new(), sorter.sorted().unwrap()).await;
+    assert!(matches!(written, Err(Error::Invalid { .. })), "{written:?}");
+    assert!(branch.backup(&label(1)).await.unwrap_err().is_absent());
+}
+
 /// A manifest that cannot be read hides no other backup, and is not passed over in silence.
 #[tokio::test]
 async fn a_damaged_manifest_is_told_beside_the_others() {
@@ -438,6 +507,10 @@ async fn another_backup_that_runs_is_seen_and_a_dead_one_is_not() {
     assert_eq!(alive.unwrap().len(), 1, "older signs of life go");
     let later = |seconds: i64| others[0].last_alive + jiff::SignedDuration::from_secs(seconds);
     assert!(others[0].is_running(later(599)) && !others[0].is_running(later(600)));
+    // One that is not taken after all takes back what it has announced.
+    branch.withdraw_backup(&label(2)).await.unwrap();
+    let left = branch.unfinished_backups().await.unwrap();
+    assert_eq!(left.iter().map(|left| &left.label).collect::<Vec<_>>(), [&label(1)]);
 }
 
 /// A store that fails midway: the writer says so, at once or at the end, and never lists a pack.

@@ -2,8 +2,8 @@
 
 use proto::TimelineId;
 use proto::wal::TimelineHistory;
-use repository::backup::{BackupLabel, BackupRef};
-use repository::manifest::{Manifest, ManifestHead};
+use repository::backup::{BackupLabel, BackupRef, IndexedManifest};
+use repository::manifest::ManifestHead;
 use repository::{Branch, Error};
 
 /// What the operator asked for.
@@ -26,7 +26,7 @@ pub enum Base {
         why: Option<String>,
     },
     /// Compared with this backup.
-    Parent(Box<Manifest>),
+    Parent(Box<IndexedManifest>),
 }
 
 impl Base {
@@ -75,12 +75,12 @@ async fn look(
     backup: &BackupRef,
     timeline: TimelineId,
     history: Option<&TimelineHistory>,
-) -> repository::Result<Result<Box<Manifest>, String>> {
+) -> repository::Result<Result<Box<IndexedManifest>, String>> {
     let head = branch.read_manifest_head(backup).await?;
     if let Err(why) = on_lineage(&head, timeline, history) {
         return Ok(Err(why));
     }
-    let manifest = branch.read_manifest(backup).await?;
+    let manifest = branch.index_manifest(backup).await?;
     branch.check_packs(&manifest.packs).await?;
     Ok(Ok(Box::new(manifest)))
 }

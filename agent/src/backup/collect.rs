@@ -1,14 +1,15 @@
 //! From the server's archives to a manifest's entries: each byte is seen once, on its way to the packs.
 
-use std::collections::HashMap;
 use std::future::Future;
+use std::io;
 
 use bytes::Bytes;
 use proto::Lsn;
 use proto::incremental::IncrementalError;
-use repository::manifest::{Entry, PathError, SafePath};
+use repository::manifest::{Entry, EntrySorter, PathError, SafePath};
 use repository::pack::{BlockDigest, Extent, PackEntry, PackWriter};
 
+use super::compare::Receipts;
 use super::damage::DamagedPage;
 use super::file::{Done, OpenFile, Packs, Sent};
 use super::increment;
@@ -54,6 +55,9 @@ pub enum CollectError {
     /// A name that no file of a data directory can have.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// The list of files is kept in a temporary file, if it is long.
+    #[error("the temporary file for the manifest cannot be used (in the folder that TMPDIR names): {0}")]
+    Temporary(#[from] io::Error),
     /// The packs could not be written.
     #[error(transparent)]
     Repository(#[from] repository::Error),
@@ -71,14 +75,14 @@ pub struct SuspectFile {
 /// What came out of all archives of a backup.
 #[derive(Debug, Default)]
 pub struct Collected {
-    /// Files and directories in the order of arrival.
-    pub entries: Vec<Entry>,
+    /// Files and directories.
+    pub entries: EntrySorter,
+    /// How the files came, to be held against the server's own manifest.
+    pub receipts: Receipts,
     /// Files with damaged pages.
     pub suspects: Vec<SuspectFile>,
     /// Bytes of all files together.
     pub size_bytes: u64,
-    /// How those files were sent that are stored in another form.
-    pub sent: HashMap<SafePath, Sent>,
     /// Damaged pages that are the parent's, and were not sent again.
     pub inherited_damage: Vec<DamagedPage>,
     /// The content of `backup_label`, as it was sent.
@@ -183,6 +187,11 @@ impl<S: Sink> Collector<S> {
         &self.collected
     }
 
+    /// How the files came. To be asked once, when all archives were taken.
+    pub fn take_receipts(&mut self) -> Receipts {
+        std::mem::take(&mut self.collected.receipts)
+    }
+
     /// Stores a file that no archive has.
     pub async fn add_file(&mut self, member: Member, content: Bytes) -> Result<(), CollectError> {
         self.prefix.clear();
@@ -209,7 +218,7 @@ impl<S: Sink> Collector<S> {
             MemberKind::Link(_) => return Err(CollectError::Link(SafePath::new(path)?.to_string())),
             MemberKind::Directory => {
                 let path = SafePath::new(path)?;
-                self.collected.entries.push(Entry::Directory { path, mode: member.mode });
+                self.collected.entries.push(&Entry::Directory { path, mode: member.mode })?;
                 return Ok(());
             }
             MemberKind::File => {}
@@ -230,7 +239,7 @@ impl<S: Sink> Collector<S> {
             if let Some(path) = increment::original(&path) {
                 let path = SafePath::new(path)?;
                 let limit = std::str::from_utf8(path.as_bytes()).map_or(0, |path| limits.of(path));
-                let of = parent.take(&path).ok_or_else(|| CollectError::Orphan(path.to_string()))?;
+                let of = parent.find(&path)?.ok_or_else(|| CollectError::Orphan(path.to_string()))?;
                 return Ok(OpenFile::changed(path, member, of, limit));
             }
         }
@@ -259,17 +268,18 @@ impl<S: Sink> Collector<S> {
     async fn file_end(&mut self) -> Result<(), CollectError> {
         let Some(file) = self.file.take() else { return Ok(()) };
         let Done { entry, suspects, sent, damaged } = file.finish(&mut self.packs).await?;
-        let Entry::File { path, size, .. } = &entry else { return Ok(()) };
+        let Entry::File { path, size, crc32c, .. } = &entry else { return Ok(()) };
         self.collected.size_bytes += size;
         if let Some(suspects) = suspects {
             self.collected.suspects.push(SuspectFile { path: path.clone(), suspects });
         }
-        if let Some(sent) = sent {
-            self.collected.sent.insert(path.clone(), sent);
+        match sent {
+            Some(Sent { path, size, crc32c }) => self.collected.receipts.add(&path, size, Some(crc32c)),
+            None => self.collected.receipts.add(path.as_bytes(), *size, *crc32c),
         }
         let damaged = damaged.into_iter().map(|block| DamagedPage { path: path.clone(), block });
         self.collected.inherited_damage.extend(damaged);
-        self.collected.entries.push(entry);
+        self.collected.entries.push(&entry)?;
         Ok(())
     }
 }
@@ -329,6 +339,10 @@ mod tests {
         Ok((packs, collected))
     }
 
+    fn entries(collected: Collected) -> Vec<Entry> {
+        collected.entries.sorted().unwrap().iter().unwrap().collect::<io::Result<_>>().unwrap()
+    }
+
     fn content(packs: &Memory, extents: &[Extent]) -> Vec<u8> {
         let of = |e: &Extent| e.pack as usize * PACK + e.pack_offset as usize;
         extents.iter().flat_map(|e| packs.0[of(e)..][..e.length as usize].to_vec()).collect()
@@ -340,13 +354,13 @@ mod tests {
         space.extend(file(b"PG_15_202209061/5/16400", b"rows"));
         let archives = [(Some(16385), ended(space)), (None, ended(file(b"backup_label", b"START WAL")))];
         let (_, collected) = collect(&archives, 700).await.unwrap();
-        let paths: Vec<String> = collected.entries.iter().map(|entry| entry.path().to_string()).collect();
-        assert_eq!(
-            paths,
-            ["pg_tblspc/16385/PG_15_202209061", "pg_tblspc/16385/PG_15_202209061/5/16400", "backup_label"]
-        );
         assert_eq!(collected.backup_label, b"START WAL");
         assert_eq!(collected.size_bytes, 13);
+        let paths: Vec<String> = entries(collected).iter().map(|entry| entry.path().to_string()).collect();
+        assert_eq!(
+            paths,
+            ["backup_label", "pg_tblspc/16385/PG_15_202209061", "pg_tblspc/16385/PG_15_202209061/5/16400"]
+        );
     }
 
     #[tokio::test]
@@ -393,7 +407,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let (packs, collected) = runtime.block_on(collect(&[(None, ended(archive))], chunk)).unwrap();
             prop_assert_eq!(collected.entries.len(), contents.len());
-            for (entry, expected) in collected.entries.iter().zip(&contents) {
+            for (entry, expected) in entries(collected).iter().zip(&contents) {
                 let Entry::File { size, crc32c, extents, .. } = entry else { panic!("no file") };
                 prop_assert_eq!(*size, expected.len() as u64);
                 prop_assert_eq!(&content(&packs, extents), expected);

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use proto::backup_manifest::BackupManifest;
-use repository::manifest::{Entry, SafePath};
-
-use super::file::Sent;
+use proto::backup_manifest::{BackupManifest, FileEntry};
+use repository::pack::BlockDigest;
 
 /// How the server's manifest and the received files differ. One file is named; the others would tell no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,9 +11,9 @@ pub enum Difference {
     /// In the manifest only.
     #[error("the server's manifest lists {0:?}, which was not received")]
     Missing(String),
-    /// Received only.
-    #[error("{0:?} was received, but the server's manifest does not list it")]
-    Unlisted(String),
+    /// Received only: so many.
+    #[error("{0} files were received that the server's manifest does not list")]
+    Unlisted(usize),
     /// Of another length.
     #[error("{path:?} has {received} bytes, and {listed} in the server's manifest")]
     Size {
@@ -31,54 +29,44 @@ pub enum Difference {
     Checksum(String),
 }
 
-/// An error at the first difference. `entries` must be what the server sent, nothing else; `sent` has those of them that
-/// came in another form than they are stored.
-pub fn compare(
-    manifest: &BackupManifest,
-    entries: &[Entry],
-    sent: &HashMap<SafePath, Sent>,
-) -> Result<(), Difference> {
-    let mut listed: Vec<_> = manifest.files.iter().collect();
-    listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    let mut received: Vec<_> = entries
-        .iter()
-        .filter_map(|entry| match entry {
-            Entry::File { path, size, crc32c, .. } => Some(match sent.get(path) {
-                Some(sent) => (sent.path.as_slice(), sent.size, Some(sent.crc32c)),
-                None => (path.as_bytes(), *size, *crc32c),
-            }),
-            Entry::Directory { .. } => None,
-        })
-        .collect();
-    received.sort_unstable();
-    let name = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
-    let mut received = received.into_iter().peekable();
-    for file in listed {
-        match received.peek() {
-            Some((path, ..)) if *path < file.path.as_slice() => return Err(Difference::Unlisted(name(path))),
-            Some((path, size, crc)) if *path == file.path.as_slice() => {
-                if *size != file.size {
-                    return Err(Difference::Size { path: name(path), listed: file.size, received: *size });
-                }
+/// What came, as the server's manifest lists it: some 50 bytes for each file, so that a million of them is no matter.
+#[derive(Debug, Default)]
+pub struct Receipts(HashMap<BlockDigest, (u64, Option<u32>)>);
+
+impl Receipts {
+    /// A file came under that path of the archive: its length there, and the CRC-32C of that.
+    pub fn add(&mut self, path: &[u8], size: u64, crc32c: Option<u32>) {
+        self.0.insert(BlockDigest::of(path), (size, crc32c));
+    }
+}
+
+/// An error at the first difference. `received` must be what the server sent, nothing else.
+pub fn compare(manifest: &BackupManifest, mut received: Receipts) -> Result<(), Difference> {
+    let name = |file: &FileEntry| String::from_utf8_lossy(&file.path).into_owned();
+    for file in &manifest.files {
+        match received.0.remove(&BlockDigest::of(&file.path)) {
+            None => return Err(Difference::Missing(name(file))),
+            Some((size, _)) if size != file.size => {
+                return Err(Difference::Size { path: name(file), listed: file.size, received: size });
+            }
+            Some((_, crc)) => {
                 // A manifest without checksums proves nothing, and we asked for them.
                 let expected = file.checksum.as_ref().and_then(|checksum| checksum.crc32c());
-                if expected.is_none() || expected != *crc {
-                    return Err(Difference::Checksum(name(path)));
+                if expected.is_none() || expected != crc {
+                    return Err(Difference::Checksum(name(file)));
                 }
-                received.next();
             }
-            _ => return Err(Difference::Missing(name(&file.path))),
         }
     }
-    match received.next() {
-        Some((path, ..)) => Err(Difference::Unlisted(name(path))),
-        None => Ok(()),
+    match received.0.len() {
+        0 => Ok(()),
+        left => Err(Difference::Unlisted(left)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::backup_manifest::{Checksum, FileEntry};
+    use proto::backup_manifest::Checksum;
 
     use super::*;
 
@@ -86,64 +74,39 @@ mod tests {
         FileEntry { path: path.into(), size, last_modified: 0, checksum: Some(Checksum::from_crc32c(crc)) }
     }
 
-    fn received(path: &str, size: u64, crc: u32) -> Entry {
-        Entry::File {
-            path: SafePath::new(path).unwrap(),
-            size,
-            mode: 0o600,
-            mtime: 0,
-            crc32c: Some(crc),
-            extents: Vec::new(),
-        }
+    fn received(files: &[(&str, u64, u32)]) -> Receipts {
+        let mut receipts = Receipts::default();
+        files.iter().for_each(|(path, size, crc)| receipts.add(path.as_bytes(), *size, Some(*crc)));
+        receipts
     }
 
-    fn outcome(files: Vec<FileEntry>, entries: &[Entry]) -> Result<(), Difference> {
-        compare(&manifest(files), entries, &HashMap::new())
-    }
-
-    fn manifest(files: Vec<FileEntry>) -> BackupManifest {
-        BackupManifest { version: 1, system_id: None, files, wal_ranges: Vec::new() }
-    }
-
-    #[test]
-    fn what_came_in_another_form_is_held_against_that() {
-        let entries = [received("base/5/16384", 81_920, 1), received("base/5/9", 2, 2)];
-        let path = SafePath::new("base/5/16384").unwrap();
-        let as_sent = Sent { path: b"base/5/INCREMENTAL.16384".to_vec(), size: 12, crc32c: 7 };
-        let sent = HashMap::from([(path, as_sent)]);
-        let files = vec![listed("base/5/9", 2, 2), listed("base/5/INCREMENTAL.16384", 12, 7)];
-        assert_eq!(compare(&manifest(files.clone()), &entries, &sent), Ok(()));
-        assert!(compare(&manifest(files), &entries, &HashMap::new()).is_err());
+    fn outcome(files: Vec<FileEntry>, receipts: Receipts) -> Result<(), Difference> {
+        compare(&BackupManifest { version: 1, system_id: None, files, wal_ranges: Vec::new() }, receipts)
     }
 
     #[test]
     fn the_order_does_not_matter() {
-        let entries = [
-            received("base/1/2", 5, 7),
-            Entry::Directory { path: SafePath::new("pg_wal").unwrap(), mode: 0o700 },
-            received("PG_VERSION", 3, 1),
-        ];
-        assert_eq!(outcome(vec![listed("PG_VERSION", 3, 1), listed("base/1/2", 5, 7)], &entries), Ok(()));
+        let files = vec![listed("PG_VERSION", 3, 1), listed("base/1/2", 5, 7)];
+        assert_eq!(outcome(files, received(&[("base/1/2", 5, 7), ("PG_VERSION", 3, 1)])), Ok(()));
     }
 
     #[test]
     fn every_difference_is_found() {
-        let entries = [received("a", 1, 1), received("b", 2, 2)];
+        let receipts = || received(&[("a", 1, 1), ("b", 2, 2)]);
         let both = || vec![listed("a", 1, 1), listed("b", 2, 2)];
         let change = |at: usize, file: FileEntry| {
             let mut files = both();
             files[at] = file;
             files
         };
-        assert_eq!(outcome(both(), &entries), Ok(()));
-        assert!(matches!(outcome(change(1, listed("b", 3, 2)), &entries), Err(Difference::Size { .. })));
-        assert_eq!(outcome(change(0, listed("a", 1, 9)), &entries), Err(Difference::Checksum("a".into())));
-        assert_eq!(outcome(both(), &entries[..1]), Err(Difference::Missing("b".into())));
-        assert_eq!(outcome(both(), &entries[1..]), Err(Difference::Missing("a".into())));
-        assert_eq!(outcome(vec![listed("a", 1, 1)], &entries), Err(Difference::Unlisted("b".into())));
-        assert_eq!(outcome(vec![listed("b", 2, 2)], &entries), Err(Difference::Unlisted("a".into())));
+        assert_eq!(outcome(both(), receipts()), Ok(()));
+        assert!(matches!(outcome(change(1, listed("b", 3, 2)), receipts()), Err(Difference::Size { .. })));
+        assert_eq!(outcome(change(0, listed("a", 1, 9)), receipts()), Err(Difference::Checksum("a".into())));
+        assert_eq!(outcome(both(), received(&[("a", 1, 1)])), Err(Difference::Missing("b".into())));
+        assert_eq!(outcome(vec![listed("a", 1, 1)], receipts()), Err(Difference::Unlisted(1)));
+        assert_eq!(outcome(change(1, listed("a", 1, 1)), receipts()), Err(Difference::Missing("a".into())));
         let mut bare = listed("a", 1, 1);
         bare.checksum = None;
-        assert_eq!(outcome(change(0, bare), &entries), Err(Difference::Checksum("a".into())));
+        assert_eq!(outcome(change(0, bare), receipts()), Err(Difference::Checksum("a".into())));
     }
 }

@@ -1,29 +1,31 @@
 //! Carries out a planned backup. Whatever cuts it off, only leftovers remain: the manifest is written last, and it is
 //! the manifest that makes a backup exist.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use proto::backup_label::BackupLabelFile;
+use proto::backup_label::{BackupFrom, BackupLabelFile};
 use proto::backup_manifest::BackupManifest;
 use proto::client::{
     BackupMessage, BackupStart, BackupStream, BaseBackupOptions, Checkpoint, ManifestChecksums,
 };
+use proto::config::ReadRate;
 use proto::control::{ControlError, ControlFile};
 use proto::wal::WalFile;
 use proto::{Lsn, TimelineId};
 use repository::Branch;
-use repository::backup::BackupLabel;
+use repository::backup::{BackupLabel, IndexedManifest};
 use repository::manifest::{
-    Controls, EXTERNAL_PREFIX, ExternalConfig, MANIFEST_FORMAT, Manifest, ManifestHead, RawBytes, SafePath,
-    Tablespace, WalRange,
+    Controls, EXTERNAL_PREFIX, ExternalConfig, MANIFEST_FORMAT, ManifestHead, RawBytes, SafePath, Tablespace,
+    WalRange,
 };
 use repository::pack::PackWriter;
 use restore::program::{Progress, failure};
 use tokio::task::JoinHandle;
 
-use super::collect::{Base, Collected, Collector, SuspectFile};
+use super::collect::{Base, CollectError, Collected, Collector, SuspectFile};
 use super::compare::compare;
 use super::damage::{self, Judge};
 use super::external::{self, ExternalFile};
@@ -66,7 +68,7 @@ struct Received {
 pub async fn execute(
     plan: &Plan,
     label: &BackupLabel,
-    parent: Option<Box<Manifest>>,
+    parent: Option<Box<IndexedManifest>>,
     native: bool,
     progress: &Progress,
 ) -> anyhow::Result<ManifestHead> {
@@ -75,7 +77,7 @@ pub async fn execute(
     // Before the backup starts, so that not one byte of its WAL can vanish.
     let held = match plan.wal {
         WalPlan::Agent => None,
-        WalPlan::Archiver | WalPlan::Ourselves => {
+        WalPlan::Archiver | WalPlan::Elsewhere | WalPlan::Ourselves => {
             Some(HeldWal::hold(crate::commands::connect(&plan.info).await?).await?)
         }
     };
@@ -83,6 +85,7 @@ pub async fn execute(
     let started_at = sql.clock().await?;
     store_history(branch, plan).await?;
     progress.step("waiting for a checkpoint");
+    let parent = parent.map(|parent| Arc::new(*parent));
     let parent_head = parent.as_ref().map(|parent| parent.head.clone());
     let (stream, base) = begin(plan, label, parent, native, &sql).await?;
     let incremental_from = match &base {
@@ -113,8 +116,12 @@ pub async fn execute(
     };
     // A new session: the first has been silent for as long as the backup took.
     let sql = Sql::connect(&plan.info).await?;
-    let finished_at = sql.clock().await?;
-    let server_manifest = check(plan, &received)?;
+    let finished_at = match sql.last_replayed().await? {
+        // Commits bear the primary's time, and a moment before the backup's end must not be taken for one after it.
+        Some(replayed) => sql.clock().await?.max(replayed),
+        None => sql.clock().await?,
+    };
+    let server_manifest = check(plan, &mut received)?;
     let external = external::gather(&sql, &plan.facts, &plan.info).await;
     let external_config = store_external(&mut received.collector, external).await?;
 
@@ -157,7 +164,7 @@ pub async fn execute(
         stop_lsn: received.stop_lsn,
         started_at,
         finished_at,
-        from_standby: false,
+        from_standby: label_file.backup_from == BackupFrom::Standby,
         label_note: plan.note.clone(),
         size_bytes: collected.size_bytes,
         stored_bytes: packs.iter().map(|pack| pack.stored_length()).sum(),
@@ -174,25 +181,24 @@ pub async fn execute(
     wal.until(received.stop_lsn).await?;
     // The commit: packs, the server's manifest and the WAL are durable by now.
     let packs = base.into_packs().into_iter().chain(packs).collect();
-    let mut manifest = Manifest { head, packs, entries: collected.entries };
-    manifest.drop_unused_packs();
-    branch.put_manifest(&manifest).await.context("cannot store the manifest")?;
+    let entries = collected.entries.sorted().map_err(CollectError::Temporary)?;
+    Box::pin(branch.put_sorted_manifest(&head, packs, entries)).await.context("cannot store the manifest")?;
     progress.finish();
-    Ok(manifest.head)
+    Ok(head)
 }
 
 /// Has the server begin, and says what its files are to be held against.
 async fn begin(
     plan: &Plan,
     label: &BackupLabel,
-    parent: Option<Box<Manifest>>,
+    parent: Option<Arc<IndexedManifest>>,
     native: bool,
     sql: &Sql,
 ) -> anyhow::Result<(BackupStream, Base)> {
     if let Some(parent) = parent.as_ref().filter(|_| native) {
         match begin_native(plan, label, &parent.head, sql).await {
             Ok((stream, limits)) => {
-                let parent = Parent::new(plan.branch.clone(), Manifest::clone(parent));
+                let parent = Parent::new(plan.branch.clone(), parent.clone());
                 return Ok((stream, Base::Native(parent, limits)));
             }
             Err(error) => {
@@ -204,7 +210,7 @@ async fn begin(
     let stream = session.base_backup(&options(plan, label, false)).await;
     let stream = stream.context("the server did not begin a base backup")?;
     let base = match parent {
-        Some(parent) => Base::Content(Parent::new(plan.branch.clone(), *parent)),
+        Some(parent) => Base::Content(Parent::new(plan.branch.clone(), parent)),
         None => Base::Nothing,
     };
     Ok((stream, base))
@@ -232,7 +238,7 @@ fn options(plan: &Plan, label: &BackupLabel, incremental: bool) -> BaseBackupOpt
     BaseBackupOptions {
         label: format!("walkeep {label}"),
         checkpoint: Checkpoint::Fast,
-        max_rate_kib: None,
+        max_rate_kib: plan.read_rate.map(ReadRate::kib),
         manifest_checksums: ManifestChecksums::Crc32c,
         incremental,
         verify_checksums: plan.judge == Judge::Server,
@@ -302,7 +308,7 @@ async fn receive(
     if let Some(kib) = start.tablespaces.iter().map(|space| space.size_kib).sum::<Option<u64>>() {
         progress.set_total(kib.saturating_mul(1024));
     }
-    let packs = PackWriter::new(plan.branch.clone(), label.clone(), plan.jobs);
+    let packs = PackWriter::paced(plan.branch.clone(), label.clone(), plan.jobs, plan.upload_rate);
     let mut collector = Collector::new(packs, base, start.lsn, plan.facts.data_checksums());
     let mut server_manifest = Vec::new();
     loop {
@@ -340,10 +346,13 @@ async fn receive(
 }
 
 /// Compares what arrived with the server's manifest, and looks at pg_control.
-fn check(plan: &Plan, received: &Received) -> anyhow::Result<BackupManifest> {
+fn check(plan: &Plan, received: &mut Received) -> anyhow::Result<BackupManifest> {
     anyhow::ensure!(
         received.stop_timeline == received.start.timeline,
-        "the server was promoted during the backup: take it again"
+        "the server has gone from timeline {} to {} during the backup: it was promoted, or has followed a new primary. Take \
+         the backup again",
+        received.start.timeline,
+        received.stop_timeline
     );
     let manifest = BackupManifest::parse(&received.server_manifest)?;
     if let Some(system_id) = manifest.system_id {
@@ -352,8 +361,8 @@ fn check(plan: &Plan, received: &Received) -> anyhow::Result<BackupManifest> {
             "the server's manifest is of the cluster {system_id}: the server was exchanged during the backup"
         );
     }
-    let collected = received.collector.collected();
-    compare(&manifest, &collected.entries, &collected.sent)
+    let receipts = received.collector.take_receipts();
+    compare(&manifest, receipts)
         .map_err(|difference| failure(difference.to_string(), "take the backup again"))?;
     let control = control(received.collector.collected())?;
     anyhow::ensure!(

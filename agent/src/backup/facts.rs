@@ -109,6 +109,16 @@ impl Sql {
         Ok(jiff::Timestamp::from_microsecond(micros)?)
     }
 
+    /// When the last transaction was committed that a standby has replayed, by its primary's clock. `None` on a primary,
+    /// and before the first one.
+    pub async fn last_replayed(&self) -> anyhow::Result<Option<jiff::Timestamp>> {
+        let replayed = "SELECT (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint";
+        let rows = self.rows(replayed).await?;
+        let micros = rows.first().and_then(|row| row.first().cloned().flatten());
+        let micros: Option<i64> = micros.and_then(|text| text.parse().ok());
+        Ok(micros.map(jiff::Timestamp::from_microsecond).transpose()?)
+    }
+
     /// `length` bytes of one of the server's files from `offset` on; fewer where it ends, `None` where it is gone.
     /// `path` as the server understands it: absolute, or relative to the data directory.
     pub async fn read_file(&self, path: &str, offset: u64, length: u64) -> anyhow::Result<Option<Vec<u8>>> {

@@ -18,5 +18,6 @@ pub mod native;
 pub mod pages;
 pub mod parent;
 pub mod plan;
+pub mod rivals;
 pub mod tar;
 pub mod wal;

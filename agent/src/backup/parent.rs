@@ -6,13 +6,17 @@
 //! Whatever is not known of the parent makes a block count as changed: that costs space, and never content.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use proto::page::BLOCK_SIZE;
-use repository::manifest::{Entry, Manifest, SafePath};
+use repository::backup::IndexedManifest;
+use repository::manifest::{Entry, SafePath};
 use repository::pack::{BlockDigest, Extent, PackBlocks, PackEntry};
 use repository::{Branch, Error};
+
+use super::collect::CollectError;
 
 /// Digests of so many bytes are kept in memory, beyond those of the file that is being compared.
 const CACHE: usize = 48 << 20;
@@ -23,8 +27,8 @@ const FETCHES: usize = 8;
 /// The parent's files and packs.
 pub struct Parent {
     branch: Branch,
-    packs: Vec<PackEntry>,
-    files: HashMap<SafePath, Stored>,
+    manifest: Arc<IndexedManifest>,
+    damaged: HashMap<SafePath, Vec<u32>>,
     cache: Cache,
 }
 
@@ -39,52 +43,51 @@ struct Stored {
 
 impl Parent {
     /// From its manifest.
-    pub fn new(branch: Branch, manifest: Manifest) -> Self {
-        let files = manifest.entries.into_iter().filter_map(|entry| match entry {
-            Entry::File { path, size, extents, .. } => {
-                Some((path, Stored { size, extents, damaged: Vec::new() }))
-            }
-            Entry::Directory { .. } => None,
-        });
-        let mut files: HashMap<SafePath, Stored> = files.collect();
-        for file in manifest.head.damaged_pages {
-            if let Some(stored) = files.get_mut(&file.path) {
-                stored.damaged = file.blocks;
-            }
-        }
-        Self { branch, packs: manifest.packs, files, cache: Cache::default() }
+    pub fn new(branch: Branch, manifest: Arc<IndexedManifest>) -> Self {
+        let damaged = manifest.head.damaged_pages.iter().map(|file| (file.path.clone(), file.blocks.clone()));
+        let damaged = damaged.collect();
+        Self { branch, manifest, damaged, cache: Cache::default() }
     }
 
     /// The packs that its extents refer to.
     pub fn packs(&self) -> &[PackEntry] {
-        &self.packs
+        &self.manifest.packs
     }
 
     /// Gives those packs away, in their order.
     pub fn into_packs(self) -> Vec<PackEntry> {
-        self.packs
+        self.manifest.packs.clone()
     }
 
-    /// A file of the parent, ready to be compared with. Each file can be had once; `None` if it has none of that
-    /// path.
+    /// A file of the parent, ready to be compared with. `None` if it has none of that path.
     ///
     /// # Errors
-    /// The store cannot be reached. Digests that are not there, or damaged, are no error: those blocks count as
+    /// The store cannot be reached, or the parent's manifest not be read again. Digests that are not there, or damaged, are no error: those blocks count as
     /// changed.
-    pub async fn open(&mut self, path: &SafePath) -> repository::Result<Option<ParentFile>> {
-        let Some(mut file) = self.take(path) else { return Ok(None) };
+    pub async fn open(&mut self, path: &SafePath) -> Result<Option<ParentFile>, CollectError> {
+        let Some(mut file) = self.find(path)? else { return Ok(None) };
         let wanted: BTreeSet<u32> = file.stored.extents.iter().map(|extent| extent.pack).collect();
         let missing: Vec<u32> = wanted.iter().copied().filter(|pack| !self.cache.has(*pack)).collect();
-        let fetched = stream::iter(missing).map(|pack| fetch(&self.branch, &self.packs, pack));
+        let fetched = stream::iter(missing).map(|pack| fetch(&self.branch, &self.manifest.packs, pack));
         let fetched: Vec<_> = fetched.buffer_unordered(FETCHES).try_collect().await?;
         file.blocks = self.cache.take(&wanted, fetched);
         Ok(Some(file))
     }
 
     /// The same without the digests: nothing can be compared with it, but its blocks can be taken over.
-    pub fn take(&mut self, path: &SafePath) -> Option<ParentFile> {
-        let stored = self.files.remove(path)?;
-        Some(ParentFile { stored, blocks: HashMap::new(), zeros: None })
+    ///
+    /// # Errors
+    /// The parent's manifest cannot be read again.
+    pub fn find(&self, path: &SafePath) -> io::Result<Option<ParentFile>> {
+        let Some(Entry::File { size, extents, .. }) = self.manifest.entries.find(path)? else {
+            return Ok(None);
+        };
+        let damaged = self.damaged.get(path).cloned().unwrap_or_default();
+        Ok(Some(ParentFile {
+            stored: Stored { size, extents, damaged },
+            blocks: HashMap::new(),
+            zeros: None,
+        }))
     }
 }
 

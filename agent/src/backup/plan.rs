@@ -2,12 +2,11 @@
 
 use anyhow::Context;
 use proto::client::{Replication, ServerVersion, SystemIdentity};
-use proto::config::Config;
+use proto::config::{Config, ReadRate, UploadRate};
 use proto::conninfo::ConnInfo;
-use proto::wal::TimelineHistory;
-use proto::{SystemId, TimelineId};
+use proto::wal::{SegmentSize, TimelineHistory};
+use proto::{Lsn, SystemId, TimelineId};
 use repository::Branch;
-use restore::program::failure;
 
 use super::damage::Judge;
 use super::facts::{Facts, Sql};
@@ -19,6 +18,8 @@ pub enum WalPlan {
     Agent,
     /// The archiver hands it over.
     Archiver,
+    /// The server is a standby: its primary's agent or archiver brings it.
+    Elsewhere,
     /// This program receives it.
     Ourselves,
 }
@@ -51,6 +52,10 @@ pub struct Plan {
     pub judge: Judge,
     /// The user's note.
     pub note: Option<String>,
+    /// How fast the server may be read.
+    pub read_rate: Option<ReadRate>,
+    /// How fast packs may be stored.
+    pub upload_rate: Option<UploadRate>,
     /// Threads that compress.
     pub jobs: usize,
 }
@@ -65,13 +70,9 @@ pub async fn plan(
     note: Option<String>,
 ) -> anyhow::Result<Plan> {
     let facts = sql.facts().await?;
-    if facts.in_recovery {
-        return Err(failure(
-            "the server is a standby, and backups are taken from a primary",
-            "name the primary in `postgres`; with several hosts it is found by itself",
-        ));
+    if !facts.in_recovery {
+        facts.check_wal_level()?;
     }
-    facts.check_wal_level()?;
     let identity = replication.identify_system().await?;
     let branch = branch(identity.system_id).await.context("the repository does not know this cluster")?;
     let history = history(&mut replication, identity.timeline).await?;
@@ -82,9 +83,15 @@ pub async fn plan(
         segment_size.bytes(),
         branch.segment_size().bytes()
     );
-    let slot = match config.stream.enabled {
-        true => sql.slot(&config.stream.slot).await?,
-        false => None,
+    let wal = if facts.in_recovery {
+        let newest = branch.newest_wal(identity.timeline).await?;
+        wal_plan_on_standby(newest, identity.flush_lsn, segment_size)
+    } else {
+        let slot = match config.stream.enabled {
+            true => sql.slot(&config.stream.slot).await?,
+            false => None,
+        };
+        wal_plan(slot.is_some_and(|slot| slot.active), facts.archives_to_us())
     };
     Ok(Plan {
         info,
@@ -92,10 +99,12 @@ pub async fn plan(
         version: replication.server_version(),
         identity,
         history,
-        wal: wal_plan(slot.is_some_and(|slot| slot.active), facts.archives_to_us()),
+        wal,
         judge: if facts.may_read_files { Judge::Reread } else { Judge::Server },
         facts,
         note,
+        read_rate: None,
+        upload_rate: None,
         jobs: std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8),
     })
 }
@@ -115,5 +124,36 @@ fn wal_plan(agent_streams: bool, archiver_ships: bool) -> WalPlan {
         (true, _) => WalPlan::Agent,
         (false, true) => WalPlan::Archiver,
         (false, false) => WalPlan::Ourselves,
+    }
+}
+
+/// A standby cannot tell who protects its primary; the repository can. Whoever brings WAL has brought the segment before
+/// the one that is being written, at least: an archiver cannot have more.
+fn wal_plan_on_standby(newest: Option<Lsn>, received: Lsn, size: SegmentSize) -> WalPlan {
+    match newest {
+        Some(newest) if newest + size.bytes() > size.floor(received) => WalPlan::Elsewhere,
+        _ => WalPlan::Ourselves,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_somebody_brings_a_standby_s_wal_is_seen_in_the_repository() {
+        let size = SegmentSize::DEFAULT;
+        let segment = size.bytes();
+        let plan = |newest: u64, received: u64| wal_plan_on_standby(Some(Lsn(newest)), Lsn(received), size);
+        assert_eq!(wal_plan_on_standby(None, Lsn(segment), size), WalPlan::Ourselves);
+        assert_eq!(
+            plan(7 * segment, 7 * segment + 100),
+            WalPlan::Elsewhere,
+            "archived up to the open segment"
+        );
+        assert_eq!(plan(7 * segment + 50, 7 * segment + 100), WalPlan::Elsewhere, "streamed");
+        assert_eq!(plan(9 * segment, 7 * segment + 100), WalPlan::Elsewhere, "the standby is behind");
+        assert_eq!(plan(6 * segment + 1, 7 * segment + 100), WalPlan::Elsewhere, "one segment is on its way");
+        assert_eq!(plan(6 * segment, 7 * segment + 100), WalPlan::Ourselves, "nothing has come for a while");
     }
 }

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// So long may the archiver bring nothing new before we fetch the WAL ourselves.
 const PATIENCE_WITH_ARCHIVER: Duration = Duration::from_secs(60);
 
+/// The same on a standby, where fetching the WAL ourselves costs its primary nothing.
+const PATIENCE_ON_STANDBY: Duration = Duration::from_secs(15);
+
 /// Between two looks at the repository.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -107,14 +110,16 @@ async fn bring(
     let patience = match plan {
         WalPlan::Agent => PATIENCE,
         WalPlan::Archiver => PATIENCE_WITH_ARCHIVER,
+        WalPlan::Elsewhere => PATIENCE_ON_STANDBY,
         WalPlan::Ourselves => Duration::ZERO,
     };
     let missing = match plan {
         WalPlan::Ourselves => SegmentName::at(timeline, from, branch.segment_size()),
-        WalPlan::Agent | WalPlan::Archiver => {
+        WalPlan::Agent | WalPlan::Archiver | WalPlan::Elsewhere => {
             // What an agent has not stored its slot keeps; what the archiver has not, the server keeps in any case.
             let Ok(Some(to)) = to.wait_for(Option::is_some).await.map(|to| *to) else { return Ok(()) };
-            match wait(&branch, timeline, from, to, patience, &progress).await? {
+            let tails = plan == WalPlan::Elsewhere;
+            match wait(&branch, timeline, from, to, patience, tails, &progress).await? {
                 Some(missing) => missing,
                 None => return Ok(()),
             }
@@ -136,7 +141,13 @@ async fn bring(
     if plan == WalPlan::Ourselves {
         return receive(session, Some(&slot)).await;
     }
-    tracing::warn!("the archiver does not bring WAL segment {missing}: receiving it ourselves");
+    match plan {
+        // A quiet primary does not end its segment, and its archiver has nothing to hand over.
+        WalPlan::Elsewhere => {
+            tracing::info!("nobody brings the end of WAL segment {missing}: receiving it from the standby");
+        }
+        _ => tracing::warn!("the archiver does not bring WAL segment {missing}: receiving it ourselves"),
+    }
     progress.step("receiving the WAL");
     match receive(session, Some(&slot)).await {
         Ok(()) => Ok(()),
@@ -162,19 +173,23 @@ pub fn segments(
 /// Waits until every segment of `[from, to)` is in the repository, whole. The one that is missing if nothing new has
 /// arrived for as long as `patience`.
 ///
-/// The server switches to a new segment at a backup's end, so the last one becomes whole too.
+/// A primary switches to a new segment at a backup's end, so the last one becomes whole too. A standby cannot: with
+/// `tails` fragments will do, as far as they are needed.
 async fn wait(
     branch: &Branch,
     timeline: TimelineId,
     from: Lsn,
     to: Lsn,
     patience: Duration,
+    tails: bool,
     progress: &Progress,
 ) -> anyhow::Result<Option<SegmentName>> {
     for segment in segments(timeline, from, to, branch.segment_size()) {
         let progressed = Instant::now();
-        // Whole and durable: a segment's object becomes visible only when all of it is stored.
-        while branch.segment_digest(segment).await?.is_none() {
+        // Durable: segments and fragments become visible only when all of them is stored.
+        while branch.segment_digest(segment).await?.is_none()
+            && !(tails && tail_reaches(branch, segment, to).await?)
+        {
             progress.step(&format!("waiting for WAL segment {segment}"));
             if progressed.elapsed() > patience {
                 return Ok(Some(segment));
@@ -183,6 +198,15 @@ async fn wait(
         }
     }
     Ok(None)
+}
+
+/// Whether the fragments of one epoch hold all bytes of the segment before `to`.
+async fn tail_reaches(branch: &Branch, segment: SegmentName, to: Lsn) -> anyhow::Result<bool> {
+    let size = branch.segment_size();
+    let number = segment.number(size)?;
+    let wal = branch.folder_listing(segment.timeline, segment.log).await?;
+    let reached = number.start(size) + u64::from(wal.tail_length(segment));
+    Ok(reached >= to.min(number.end(size)))
 }
 
 #[cfg(test)]

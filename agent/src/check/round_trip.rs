@@ -27,7 +27,11 @@ pub(super) async fn prove(observed: &Observed, sources: &Sources, timeout: Durat
         return skipped("the findings above have to be mended first", "see above");
     };
     if server.in_recovery {
-        return Finding::ok(CODE, "not tried: a standby writes no WAL of its own");
+        return Finding::warning(
+            CODE,
+            "nothing is proven: a standby writes no WAL of its own",
+            "run `walkeep check` against the primary",
+        );
     }
     if !server.may_switch_wal {
         return Finding::warning(

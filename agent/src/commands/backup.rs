@@ -6,9 +6,12 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use jiff::Timestamp;
+use proto::client::Replication;
+use proto::config::{Config, ReadRate, TakeFrom, UploadRate};
+use proto::conninfo::{ConnInfo, TargetSession};
+use repository::Repository;
 use repository::backup::{BackupKind, BackupLabel, Intent};
 use repository::manifest::ManifestHead;
-use repository::{Branch, Repository};
 use restore::program::{GlobalArgs, Progress, failure};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,7 +19,7 @@ use super::list::BackupLine;
 use crate::backup::choose::{self, Base, Wish};
 use crate::backup::facts::Sql;
 use crate::backup::plan::Plan;
-use crate::backup::{execute, native, plan};
+use crate::backup::{execute, native, plan, rivals};
 
 /// The arguments of `walkeep backup`.
 #[derive(Debug, Args)]
@@ -37,6 +40,21 @@ pub struct BackupArgs {
     /// A note to keep with the backup, shown by `walkeep list`
     #[arg(long, value_name = "TEXT", value_parser = note)]
     label_note: Option<String>,
+
+    /// Of several hosts in `postgres`, which kind to read: primary, standby, or prefer-standby (a primary where no
+    /// standby answers). As `from` in the section [backup]
+    #[arg(long, value_name = "KIND")]
+    from: Option<TakeFrom>,
+
+    /// The most that the server is to read and send, per second, such as 50MiB; 32KiB to 1GiB. As `read_rate` in the
+    /// section [backup]
+    #[arg(long, value_name = "RATE")]
+    max_rate: Option<ReadRate>,
+
+    /// The most of the backup's data that goes to the repository, per second, such as 20MiB; at least 32KiB. WAL is never
+    /// held back. As `upload_rate` in the section [backup]
+    #[arg(long, value_name = "RATE")]
+    max_upload_rate: Option<UploadRate>,
 
     /// Print one JSON object when it is done
     #[arg(long)]
@@ -94,7 +112,17 @@ pub async fn run(global: &GlobalArgs, args: BackupArgs) -> anyhow::Result<ExitCo
 /// A full backup in the place of an operator: the agent has found a gap in the WAL.
 pub(super) async fn take_after_gap(global: &GlobalArgs) -> anyhow::Result<BackupLabel> {
     let note = "taken by the agent: WAL before it is missing".to_owned();
-    let args = BackupArgs { full: true, incremental: false, by: None, label_note: Some(note), json: false };
+    let args = BackupArgs {
+        full: true,
+        incremental: false,
+        by: None,
+        label_note: Some(note),
+        // A standby's backup can begin before the gap, since it begins where the standby last made a checkpoint.
+        from: Some(TakeFrom::Primary),
+        max_rate: None,
+        max_upload_rate: None,
+        json: false,
+    };
     // No progress: nobody sits before it.
     let quiet = GlobalArgs { quiet: true, ..global.clone() };
     Ok(take(&quiet, &args).await?.label)
@@ -110,22 +138,28 @@ fn stopped(signal: &str) -> anyhow::Error {
 async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<ManifestHead> {
     let config = restore::program::load(global)?;
     super::repository_url(&config)?;
-    let info = super::conninfo(&config)?;
+    let (info, replication) = reach(&config, args.from.or(config.backup.from)).await?;
     let repository = Repository::from_config(&config).await?;
     let cluster = config.cluster.clone().unwrap_or_default();
     let sql = Sql::connect(&info).await?;
-    let replication = super::connect(&info).await?;
     let branch = async |system_id| repository.branch(&cluster, system_id).await;
-    let plan = plan::plan(&config, info, &sql, replication, branch, args.label_note.clone()).await?;
+    let mut plan = plan::plan(&config, info, &sql, replication, branch, args.label_note.clone()).await?;
+    plan.read_rate = args.max_rate.or(config.backup.read_rate);
+    plan.upload_rate = args.max_upload_rate.or(config.backup.upload_rate);
     // Held as long as this session lives: a killed backup blocks nobody.
     if !sql.lock_backup().await? {
+        let holder = rivals::likely_holder(&plan.branch).await;
+        let holder = holder.map(|holder| format!(": {}", holder.told())).unwrap_or_default();
         return Err(failure(
-            format!("another backup of this cluster is running{}", holder(&plan.branch).await),
+            format!("another backup of this cluster is running{holder}"),
             "wait until it is done, or stop it",
         ));
     }
     let backups = plan.branch.backups().await?;
-    let last = backups.iter().map(|backup| &backup.label).max();
+    // Later than those that run, too: so each of two that begin at once knows which one was first.
+    let unfinished = plan.branch.unfinished_backups().await?;
+    let labels = backups.iter().map(|backup| &backup.label);
+    let last = labels.chain(unfinished.iter().map(|backup| &backup.label)).max();
     let history = plan.history.as_ref().map(|history| &history.parsed);
     let base = choose::choose(&plan.branch, &backups, plan.identity.timeline, history, args.wish())
         .await
@@ -153,6 +187,18 @@ async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<Manifest
         started_at: Timestamp::now(),
     };
     plan.branch.begin_backup(&intent).await.context("cannot announce the backup in the repository")?;
+    if let Some(rival) = rivals::before(&plan.branch, &intent).await? {
+        if let Err(error) = plan.branch.withdraw_backup(&label).await {
+            tracing::debug!("the intent of backup {label} stays: {error}");
+        }
+        return Err(failure(
+            format!("another backup of this cluster is running, from another server: {}", rival.told()),
+            format!(
+                "wait until it is done, or stop it; should it be dead, it is forgotten {} s after its last sign of life",
+                rivals::forgotten_after().as_secs()
+            ),
+        ));
+    }
     let parent = match base {
         Base::Full { .. } => None,
         Base::Parent(manifest) => Some(manifest),
@@ -180,6 +226,26 @@ async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<Manifest
     head.with_context(|| format!("backup {label} failed"))
 }
 
+/// The server that the backup is to be read from, and a session with it.
+///
+/// All other sessions have to reach the same one, though others of the same kind may answer later: so it is the only host
+/// that is left.
+async fn reach(config: &Config, from: Option<TakeFrom>) -> anyhow::Result<(ConnInfo, Replication)> {
+    let mut info = super::conninfo(config)?;
+    if let Some(from) = from {
+        info.target_session_attrs = match from {
+            TakeFrom::Primary => TargetSession::Primary,
+            TakeFrom::Standby => TargetSession::Standby,
+            TakeFrom::PreferStandby => TargetSession::PreferStandby,
+        };
+    }
+    let session = super::connect(&info).await?;
+    if let Some(host) = info.hosts.iter().find(|host| host.to_string() == session.host()) {
+        info.hosts = vec![host.clone()];
+    }
+    Ok((info, session))
+}
+
 /// Whether the server shall tell what has changed.
 fn by_server(plan: &Plan, parent: &ManifestHead, by: Option<By>) -> bool {
     if by == Some(By::Content) {
@@ -193,18 +259,6 @@ fn by_server(plan: &Plan, parent: &ManifestHead, by: Option<By>) -> bool {
         Err(why) => tracing::debug!("all content is compared with {}: {why}", parent.label),
     }
     possible.is_ok()
-}
-
-/// Who that probably is: the unfinished backup that gave the last sign of life. Empty if that cannot be told.
-async fn holder(branch: &Branch) -> String {
-    let unfinished = branch.unfinished_backups().await.unwrap_or_default();
-    let Some(backup) = unfinished.into_iter().max_by_key(|backup| backup.last_alive) else {
-        return String::new();
-    };
-    match branch.read_intent(&backup.label).await {
-        Ok(Some(intent)) => format!(": {}, on {}, process {}", backup.label, intent.host, intent.pid),
-        _ => format!(": {}", backup.label),
-    }
 }
 
 fn summary(head: &ManifestHead, took: std::time::Duration) -> String {
@@ -224,6 +278,9 @@ fn summary(head: &ManifestHead, took: std::time::Duration) -> String {
         HumanBytes(head.size_bytes),
         took.as_secs_f64(),
     );
+    if head.from_standby {
+        text += "  taken from a standby\n";
+    }
     if head.damaged_page_count > 0 {
         text += &format!(
             "  {} damaged pages on the server: they are in the backup as they are\n",

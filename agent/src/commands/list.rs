@@ -250,6 +250,9 @@ fn table(backups: &[BackupLine]) -> String {
         if let Some(note) = &backup.note {
             let _ = writeln!(text, "    {note}");
         }
+        if backup.from_standby {
+            text += "    taken from a standby\n";
+        }
         if backup.restorable == Some(false) {
             text += "    cannot be restored: WAL that it needs is missing\n";
         }

@@ -4,6 +4,7 @@
 //! `"1h 30m"`. Whatever a key names is only checked for its form here: whether it exists is found out by whoever
 //! uses it.
 
+mod backup;
 mod error;
 mod keys;
 mod names;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use backup::{BackupConfig, ReadRate, TakeFrom, UploadRate};
 pub use error::ConfigError;
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// `[stream]`
     pub stream: StreamConfig,
+    /// `[backup]`
+    pub backup: BackupConfig,
     /// `[storage]`
     pub storage: StorageConfig,
     /// `[compression]`
@@ -258,6 +262,7 @@ impl fmt::Debug for Config {
             .field("postgres", &self.postgres.as_ref().map(|_| "…"))
             .field("socket", &self.socket)
             .field("stream", &self.stream)
+            .field("backup", &self.backup)
             .field("storage", &self.storage)
             .field("compression", &self.compression)
             .field("encryption", &self.encryption)

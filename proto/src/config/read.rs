@@ -38,6 +38,7 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
                 .unwrap_or(stream.shutdown_grace),
             backup_after_gap: reader.switch("stream.backup_after_gap")?.unwrap_or(stream.backup_after_gap),
         },
+        backup: super::backup::read(&reader)?,
         storage: StorageConfig {
             endpoint: reader.endpoint("storage.endpoint", "storage.allow_http")?,
             region: reader.text("storage.region")?,
@@ -88,8 +89,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::Retention;
     use super::super::keys::{KEYS, SECRET};
+    use super::super::{ReadRate, Retention, TakeFrom, UploadRate};
     use super::*;
 
     const FULL: &str = r#"
@@ -105,6 +106,11 @@ flush_interval = "250ms"
 synchronous = true
 shutdown_grace = "10s"
 backup_after_gap = true
+
+[backup]
+from = "prefer-standby"
+read_rate = "50MiB"
+upload_rate = "20MB"
 
 [storage]
 endpoint = "http://127.0.0.1:9000"
@@ -153,6 +159,9 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.cluster.as_ref().map(|name| name.as_str()), Some("main"));
         assert_eq!(read.stream.flush_interval, Duration::from_millis(250));
         assert!(read.stream.synchronous && !read.stream.enabled && read.stream.backup_after_gap);
+        assert_eq!(read.backup.from, Some(TakeFrom::PreferStandby));
+        assert_eq!(read.backup.read_rate.map(ReadRate::kib), Some(50 << 10));
+        assert_eq!(read.backup.upload_rate.map(UploadRate::bytes), Some(20_000_000));
         assert_eq!(read.storage.tags["team"], "db");
         assert_eq!(read.storage.concurrency, 8);
         assert_eq!(read.compression.level, 3);
@@ -225,6 +234,8 @@ listen = "127.0.0.1:9187"
             ("[stream]\nflush_interval = \"2h\"", "from 1ms to 1h"),
             ("[stream]\nflush_interval = 5", "a duration in quotes"),
             ("[stream]\nslot = \"Big\"", "lower-case letters"),
+            ("[backup]\nfrom = \"replica\"", "\"prefer-standby\" is expected"),
+            ("[backup]\nread_rate = \"50\"", "from 32KiB to 1GiB a second"),
             ("[compression]\nlevel = 20", "a whole number from 1 to 19"),
             ("[compression]\nlevel = 99999999999999999999", "a whole number from 1 to 19"),
             ("[retention]\nfull = 0", "a whole number from 1"),

@@ -97,7 +97,7 @@ fn seal(manifest: &Manifest, header: &Header, sealing: &Sealing) -> Result<Bytes
 }
 
 /// Raw content as the standard library writes.
-struct Raw<W: Write>(SealWriter<W>);
+pub(super) struct Raw<W: Write>(pub(super) SealWriter<W>);
 
 impl<W: Write> Write for Raw<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -14,6 +14,7 @@
 mod commit;
 mod label;
 mod running;
+mod streamed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read};
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 
 pub use label::{BackupKind, BackupLabel, LabelError};
 pub use running::{Intent, SILENCE, Unfinished};
+pub use streamed::IndexedManifest;
 
 use crate::branch::off_thread;
 use crate::manifest::{Manifest, ManifestError, ManifestHead, ManifestReader};

@@ -76,6 +76,19 @@ impl Branch {
         Ok(())
     }
 
+    /// Takes back what a backup has announced that is not taken after all. Whoever may not delete leaves it: it is a
+    /// leftover then, which nobody takes for running before long.
+    pub async fn withdraw_backup(&self, label: &BackupLabel) -> Result<()> {
+        let backup = self.key(&folder().child(label));
+        // The intent last: without it the rest would be nobody's.
+        for starting in ["alive-", "intent"] {
+            for object in self.store().list_starting(&backup, starting).await? {
+                self.store().delete(&object.key).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Backups that have begun and have no manifest, oldest first: running ones and leftovers.
     pub async fn unfinished_backups(&self) -> Result<Vec<Unfinished>> {
         let found = self.backup_objects().await?;

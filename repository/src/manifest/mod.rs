@@ -3,8 +3,11 @@
 //! A manifest is complete in itself, an incremental backup's too: no other manifest is needed to restore it.
 //! Its text form is in `text`, byte by byte in `docs/format.md`.
 
+mod compact;
 mod head;
+mod index;
 mod path;
+mod sorted;
 mod text;
 #[cfg(test)]
 pub(crate) mod text_tests;
@@ -15,7 +18,9 @@ pub use head::{
     Controls, DamagedPages, ExternalConfig, MANIFEST_FORMAT, MAX_LISTED_DAMAGE, ManifestHead, Tablespace,
     WalRange,
 };
+pub use index::EntryIndex;
 pub use path::{PathError, RawBytes, SafePath, escape, unescape};
+pub use sorted::{EntrySorter, SortedEntries};
 pub use text::{ManifestError, ManifestReader, ManifestWriter};
 
 use crate::pack::{Extent, PackEntry};
@@ -59,7 +64,7 @@ impl Entry {
     }
 }
 
-/// A whole manifest in memory. Large ones are better streamed: [`ManifestReader`], [`ManifestWriter`].
+/// A whole manifest in memory. Large ones are better written by an [`EntrySorter`], and looked up in an [`EntryIndex`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Manifest {
     /// What the backup is.
@@ -107,7 +112,7 @@ impl Manifest {
 
     /// Writes the first line.
     pub(crate) fn write_head(&self, to: impl Write) -> Result<(), ManifestError> {
-        text::write_head(to, &self.head)
+        self.head.write(to)
     }
 
     /// Writes everything but the first line.

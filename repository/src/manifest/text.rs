@@ -113,6 +113,13 @@ pub struct ManifestWriter<W: Write> {
     previous: Option<SafePath>,
 }
 
+impl ManifestHead {
+    /// Writes the first line.
+    pub(crate) fn write(&self, to: impl Write) -> Result<(), ManifestError> {
+        write_head(to, self)
+    }
+}
+
 /// Writes the first line.
 pub(super) fn write_head(mut to: impl Write, head: &ManifestHead) -> Result<(), ManifestError> {
     let unwritable = |why: String| ManifestError::Unwritable { what: "this head".into(), why };

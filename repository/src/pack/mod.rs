@@ -10,6 +10,7 @@ mod cutter;
 mod extent;
 mod index;
 mod name;
+mod pace;
 mod reader;
 mod writer;
 

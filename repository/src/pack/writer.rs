@@ -17,11 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use proto::Digest;
+use proto::config::UploadRate;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::cutter::{Cutter, IdleFrames};
 use super::index::{Frame, MAX_FRAMES, PackIndex};
+use super::pace::Pace;
 use super::{
     BlockDigest, Extent, FRAME_SIZE, PackBlocks, PackEntry, PackName, outcome, pack_key, push_extent,
 };
@@ -71,12 +73,18 @@ impl PackWriter {
     ///
     /// Must be called within a tokio runtime.
     pub fn new(branch: Branch, label: BackupLabel, jobs: usize) -> Self {
+        Self::paced(branch, label, jobs, None)
+    }
+
+    /// The same, with a limit on how fast packs go to the store. It holds on average: a store takes parts of 8 MiB,
+    /// each as fast as it can.
+    pub fn paced(branch: Branch, label: BackupLabel, jobs: usize, rate: Option<UploadRate>) -> Self {
         let jobs = jobs.max(1);
         let stored = Arc::new(AtomicU64::new(0));
         let (steps, received) = mpsc::unbounded_channel();
         let frames = IdleFrames::default();
         let compressors = Arc::new(Compressors::new(branch.sealing().level(), frames.clone()));
-        let shipper = Shipper::new(branch, label, stored.clone());
+        let shipper = Shipper::new(branch, label, stored.clone(), Pace::new(rate));
         Self {
             cutter: Cutter::new(frames),
             pack: 0,
@@ -237,6 +245,7 @@ struct Shipper {
     /// In the names of all its packs: no other writer has drawn the same.
     nonce: u64,
     stored: Arc<AtomicU64>,
+    pace: Pace,
     /// The pack before the current one, while its upload ends.
     ending: Option<JoinHandle<Result<PackEntry>>>,
     done: Vec<PackEntry>,
@@ -252,8 +261,8 @@ struct OpenPack {
 }
 
 impl Shipper {
-    fn new(branch: Branch, label: BackupLabel, stored: Arc<AtomicU64>) -> Self {
-        Self { branch, label, nonce: rand::random(), stored, ending: None, done: Vec::new() }
+    fn new(branch: Branch, label: BackupLabel, stored: Arc<AtomicU64>, pace: Pace) -> Self {
+        Self { branch, label, nonce: rand::random(), stored, pace, ending: None, done: Vec::new() }
     }
 
     async fn run(mut self, mut steps: mpsc::UnboundedReceiver<Step>) -> Result<Vec<PackEntry>> {
@@ -262,6 +271,8 @@ impl Shipper {
             match step {
                 Step::Frame(task, _room) => {
                     let frame = outcome(task.await)?;
+                    // Whoever makes frames waits with us: there is room for a few only.
+                    self.pace.pass(frame.bytes.len()).await;
                     let pack = match open.take() {
                         Some(pack) => pack,
                         None => self.open(number).await?,

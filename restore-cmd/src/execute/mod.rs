@@ -107,9 +107,8 @@ async fn run(
     let target = Arc::new(target);
     let (files, wants) = Files::of(&manifest)?;
     let files = Arc::new(files);
-    let manifest = Arc::new(manifest);
-    {
-        let (target, files, manifest) = (target.clone(), files.clone(), manifest.clone());
+    let (head, packs) = {
+        let (target, files) = (target.clone(), files.clone());
         let outside: Vec<u32> = plan.tablespaces.iter().filter(|s| !s.in_place).map(|s| s.oid).collect();
         let (pgdata, spaces) = (plan.pgdata.clone(), plan.tablespaces.clone());
         blocking(move || {
@@ -119,15 +118,17 @@ async fn run(
             }
             make_directories(&target, &manifest, &outside)?;
             finish::make_folders(&target.beneath)?;
-            files.create(&target.beneath, keeps)
+            files.create(&target.beneath, keeps)?;
+            // What is still needed of its entries is in `files`.
+            Ok((manifest.head, manifest.packs))
         })
-        .await?;
-    }
+        .await?
+    };
     let total: u64 = wants.iter().flatten().map(|want| want.length).sum();
     let kept = AtomicU64::new(0);
     progress.set_total(total);
     let at_once = jobs.clamp(1, MOST_PACKS);
-    let packs = manifest.packs.iter().zip(wants).filter(|(_, wants)| !wants.is_empty());
+    let packs = packs.iter().zip(wants).filter(|(_, wants)| !wants.is_empty());
     stream::iter(packs.map(Ok))
         .try_for_each_concurrent(at_once, |(pack, wants)| {
             let (files, target, kept) = (&files, &target, &kept);
@@ -145,9 +146,9 @@ async fn run(
     progress.step("syncing");
     let (plan, held) = (plan.clone(), files.clone());
     let notices = {
-        let (target, manifest) = (target.clone(), manifest.clone());
+        let target = target.clone();
         blocking(move || {
-            let mut finish = Finish::new(&plan, &manifest.head, &held, &target.beneath);
+            let mut finish = Finish::new(&plan, &head, &held, &target.beneath);
             finish.run()?;
             Ok(finish.notices)
         })

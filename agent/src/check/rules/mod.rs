@@ -17,7 +17,7 @@ use crate::finding::Finding;
 type ServerRule = fn(&Observed, &Server) -> Option<Finding>;
 
 /// In the order in which the findings are told: what nothing works without comes first.
-const SERVER_RULES: [ServerRule; 26] = [
+const SERVER_RULES: [ServerRule; 17] = [
     wal::version,
     wal::primary,
     access::role,
@@ -33,12 +33,16 @@ const SERVER_RULES: [ServerRule; 26] = [
     wal::summarize_wal,
     wal::pending_restart,
     wal::space,
+    streaming::max_wal_senders,
+    streaming::max_replication_slots,
+];
+
+/// What protects the WAL, which only a primary writes: a standby cannot tell.
+const PRIMARY_RULES: [ServerRule; 9] = [
     archiving::archive_mode,
     archiving::archive_command,
     archiving::archiver,
     archiving::archive_timeout,
-    streaming::max_wal_senders,
-    streaming::max_replication_slots,
     streaming::slot,
     streaming::max_slot_wal_keep_size,
     streaming::idle_replication_slot_timeout,
@@ -50,7 +54,12 @@ const SERVER_RULES: [ServerRule; 26] = [
 pub(super) fn apply(observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
     match &observed.server {
-        Ok(server) => findings.extend(SERVER_RULES.iter().filter_map(|rule| rule(observed, server))),
+        Ok(server) => {
+            findings.extend(SERVER_RULES.iter().filter_map(|rule| rule(observed, server)));
+            if !server.in_recovery {
+                findings.extend(PRIMARY_RULES.iter().filter_map(|rule| rule(observed, server)));
+            }
+        }
         Err(failed) => {
             findings.push(Finding::error("server", &failed.message, or(&failed.hint, "start PostgreSQL")))
         }

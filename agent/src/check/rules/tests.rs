@@ -182,6 +182,9 @@ fn the_server_s_state_is_judged() {
     only(with_server(|s| s.version = 130_004), "version", Warning);
     only(with_server(|s| s.version = 180_005), "version", Warning);
     only(with_server(|s| s.in_recovery = true), "primary", Warning);
+    // The slot is the primary's.
+    let standby = |s: &mut Server| (s.in_recovery, s.slot) = (true, None);
+    only(with_server(standby), "primary", Warning);
     only(with_server(|s| s.may_replicate = false), "role", Error);
     only(with_server(|s| s.may_monitor = false), "pg_monitor", Warning);
     only(with_server(|s| s.remote = true), "tls", Warning);

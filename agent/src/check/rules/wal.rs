@@ -49,7 +49,8 @@ pub(super) fn primary(_: &Observed, server: &Server) -> Option<Finding> {
         false => Finding::ok(CODE, "the server is a primary"),
         true => Finding::warning(
             CODE,
-            "the server is a standby: backups are taken from a primary, and what is written there is not proven here",
+            "the server is a standby: backups can be taken from it, but whether the WAL that its primary writes is safe \
+             (slot, archiving, synchronous commits) cannot be seen here",
             "name the primary, or all hosts, in `postgres`: with several of them the primary is found",
         ),
     })
