@@ -52,7 +52,7 @@ decode() {
 # --- Which backup: the labels sort by time; of a backup's manifests the highest generation counts. ---
 
 [ "$label" != latest ] || label='*'
-manifest=$(find "$repository/$cluster" -path "$repository/$cluster/*/backup/$label/manifest-????????" -type f |
+manifest=$(find "$repository/$cluster" -path "$repository/$cluster/*/backup/$label/manifest-????????*" -type f |
     awk -F/ '{ print $(NF-1) "/" $NF "\t" $0 }' | sort | tail -n 1 | cut -f 2-)
 [ -n "$manifest" ] || fail "$repository has no such backup of $cluster"
 branch=${manifest%/backup/*}

@@ -24,6 +24,9 @@ const RECOVERY: &[&str] = &[
     "recovery_min_apply_delay",
 ];
 
+/// One that only counts for the recovery for which we wrote it; elsewhere it is the user's.
+const OURS_ALONE: &str = "recovery_prefetch";
+
 /// One setting: a name and its plain value.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Setting {
@@ -45,13 +48,18 @@ impl Setting {
 /// Bytes in any encoding pass through.
 pub fn rewrite(inherited: &[u8], settings: &[Setting]) -> Vec<u8> {
     let mut text = Vec::with_capacity(inherited.len() + 1024);
-    let ours = |line: &[u8]| line == BEGIN.as_bytes() || line == END.as_bytes();
+    let mut ours = false;
     for line in inherited.split_inclusive(|&byte| byte == b'\n') {
+        let is = |mark: &str| line.trim_ascii_end() == mark.as_bytes();
+        let mark = is(BEGIN) || is(END);
+        ours = if mark { is(BEGIN) } else { ours };
         let name = setting_name(line);
         let dropped = |name: &str| {
-            RECOVERY.contains(&name) || settings.iter().any(|setting| setting.name.eq_ignore_ascii_case(name))
+            RECOVERY.contains(&name)
+                || (ours && name == OURS_ALONE)
+                || settings.iter().any(|setting| setting.name.eq_ignore_ascii_case(name))
         };
-        if !ours(line.trim_ascii_end()) && !name.as_deref().is_some_and(dropped) {
+        if !mark && !name.as_deref().is_some_and(dropped) {
             text.extend_from_slice(line);
         }
     }
@@ -178,6 +186,15 @@ mod tests {
             [Setting::new("restore_command", "x '%f'"), Setting::new("recovery_target_timeline", "3")];
         let once = rewrite(b"a = 1\n\xff = 2\n", &settings);
         assert_eq!(rewrite(&once, &settings), once);
+    }
+
+    #[test]
+    fn what_one_recovery_needed_is_not_inherited_by_the_next() {
+        let users = b"recovery_prefetch = 'on'\n";
+        let first = rewrite(users, &[Setting::new("recovery_prefetch", "off")]);
+        assert_eq!(last_value(&first, "recovery_prefetch").as_deref(), Some("off"));
+        assert_eq!(last_value(&rewrite(&first, &[]), "recovery_prefetch"), None);
+        assert_eq!(last_value(&rewrite(users, &[]), "recovery_prefetch").as_deref(), Some("on"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ fn keep_and_expire(major: u32, store: StoreKind) -> Result<()> {
     workload::init(&server, 2)?;
     let first = agent.backup_full()?;
     workload::transactions(&server, 200)?;
+    let then = server.mark()?;
     agent.walkeep(&["backup"])?.ok()?;
     let second = agent.labels()?.pop().context("no backup")?;
     workload::transactions(&server, 200)?;
@@ -63,14 +64,21 @@ fn keep_and_expire(major: u32, store: StoreKind) -> Result<()> {
     server.destroy()?;
     agent.stop()?;
 
-    let data = world.at("latest");
-    agent.restore(&data, &[])?.ok()?;
-    let restored = Postgres::adopt(&installation, &world, "latest.server", &data)?
-        .with_env(repo.environment())
-        .with_setting("archive_mode", "off");
-    restored.start()?;
-    restored.wait_promoted()?;
-    assert_eq!(restored.digest_all()?, end.digest, "the content at the end");
+    // Behind the end of the second one WAL is gone, and there is some again later: the server must not ask for it.
+    let listed: Value = agent.walkeep(&["list", "--json"])?.ok()?.json()?;
+    let windows = listed["windows"].as_array().context("`windows` is no list")?;
+    ensure!(windows.len() == 2, "the WAL between the two backups has not gone: {listed:#}");
+    let immediate = &["--backup", &second, "--target-immediate", "--target-action", "promote"][..];
+    for (name, target, digest) in [("then", immediate, &then.digest), ("latest", &[], &end.digest)] {
+        let data = world.at(name);
+        agent.restore(&data, target)?.ok()?;
+        let restored = Postgres::adopt(&installation, &world, &format!("{name}.server"), &data)?
+            .with_env(repo.environment())
+            .with_setting("archive_mode", "off");
+        restored.start()?;
+        restored.wait_promoted()?;
+        assert_eq!(&restored.digest_all()?, digest, "{name}");
+    }
     Ok(())
 }
 

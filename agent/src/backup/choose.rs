@@ -25,8 +25,8 @@ pub enum Base {
         /// Why not incrementally; `None` if that was not wanted.
         why: Option<String>,
     },
-    /// Compared with this backup.
-    Parent(Box<IndexedManifest>),
+    /// Compared with this backup, of which this is the manifest.
+    Parent(BackupRef, Box<IndexedManifest>),
 }
 
 impl Base {
@@ -34,7 +34,7 @@ impl Base {
     pub fn parent(&self) -> Option<&BackupLabel> {
         match self {
             Self::Full { .. } => None,
-            Self::Parent(manifest) => Some(&manifest.head.label),
+            Self::Parent(backup, _) => Some(&backup.label),
         }
     }
 }
@@ -56,7 +56,7 @@ pub async fn choose(
     let mut reason = None;
     for backup in backups.iter().rev() {
         match look(branch, backup, timeline, history).await {
-            Ok(Ok(manifest)) => return Ok(Base::Parent(manifest)),
+            Ok(Ok(manifest)) => return Ok(Base::Parent(backup.clone(), manifest)),
             // The newest one's reason is what the operator should know.
             Ok(Err(why)) => {
                 reason.get_or_insert_with(|| format!("{} cannot be its parent: {why}", backup.label));
@@ -68,6 +68,27 @@ pub async fn choose(
         }
     }
     Ok(Base::Full { why: Some(reason.unwrap_or_else(|| "there is no earlier backup".into())) })
+}
+
+/// The parent as it is once the intent is there: from then on `expire` spares it, and what this manifest names. Before,
+/// it may have condemned it, or given it a manifest that names other packs. `None` if it goes.
+///
+/// # Errors
+/// The store cannot be reached, or the new manifest cannot be used.
+pub async fn confirm(
+    branch: &Branch,
+    chosen: &BackupRef,
+    manifest: Box<IndexedManifest>,
+) -> repository::Result<Option<Box<IndexedManifest>>> {
+    let now = branch.backups().await?.into_iter().find(|backup| backup.label == chosen.label);
+    match now {
+        Some(now) if now != *chosen => {
+            let manifest = branch.index_manifest(&now).await?;
+            branch.check_packs(&manifest.packs).await?;
+            Ok(Some(Box::new(manifest)))
+        }
+        now => Ok(now.map(|_| manifest)),
+    }
 }
 
 async fn look(

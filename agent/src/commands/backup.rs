@@ -175,7 +175,7 @@ async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<Manifest
             }
             BackupKind::Full
         }
-        Base::Parent(_) => BackupKind::Incremental,
+        Base::Parent(..) => BackupKind::Incremental,
     };
     let label = BackupLabel::next(Timestamp::now(), kind, last);
     let intent = Intent {
@@ -201,17 +201,16 @@ async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<Manifest
     }
     let parent = match base {
         Base::Full { .. } => None,
-        Base::Parent(manifest) => Some(manifest),
+        Base::Parent(chosen, manifest) => match choose::confirm(&plan.branch, &chosen, manifest).await? {
+            Some(manifest) => Some(manifest),
+            None => {
+                return Err(failure(
+                    format!("backup {}, with which this one was to be compared, goes just now", chosen.label),
+                    "take the backup again",
+                ));
+            }
+        },
     };
-    // From the intent on `expire` spares the parent; before, it may have condemned it.
-    if let Some(parent) = &parent
-        && !plan.branch.backups().await?.iter().any(|backup| backup.label == parent.head.label)
-    {
-        return Err(failure(
-            format!("backup {}, with which this one was to be compared, goes just now", parent.head.label),
-            "take the backup again",
-        ));
-    }
     let native = parent.as_ref().is_some_and(|parent| by_server(&plan, &parent.head, args.by));
     match &parent {
         None => tracing::info!(%label, wal = ?plan.wal, "taking a full backup"),

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use proto::SystemId;
 use repository::Repository;
 use repository::backup::BackupLabel;
-use repository::retention::{Plan, Removal, Survey, Swept, Verdict, Why};
+use repository::pack::PackName;
+use repository::retention::{Compacted, Compaction, Plan, Removal, Survey, Swept, Verdict, Why};
 use restore::program::GlobalArgs;
 use serde::Serialize;
 
@@ -47,7 +48,16 @@ pub async fn run(global: &GlobalArgs, args: ExpireArgs) -> anyhow::Result<ExitCo
             true => None,
             false => Some(branch.sweep(&survey, &plan).await?),
         };
-        branches.push(Outcome::of(system_id, system_id == newest, &plan, swept.as_ref()));
+        // After the sweep, since what it deletes was condemned long before: the two have nothing to do with each other.
+        let (backups, candidates) = Compaction::candidates(&survey, &plan);
+        let usage = branch.usage(backups, candidates).await?;
+        let compaction = Compaction::plan(&survey, &plan, &usage);
+        let compacted = match args.dry_run {
+            true => None,
+            false => Some(branch.compact(&survey, &compaction, config.retention.grace, jobs()).await?),
+        };
+        let rewritten = Rewritten::of(&compaction, compacted.as_ref());
+        branches.push(Outcome::of(system_id, system_id == newest, &plan, swept.as_ref(), rewritten));
     }
     let outcome = Expired { cluster: cluster.to_string(), dry_run: args.dry_run, branches };
     if args.json {
@@ -56,6 +66,11 @@ pub async fn run(global: &GlobalArgs, args: ExpireArgs) -> anyhow::Result<ExitCo
         super::print(&outcome.human())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Threads that compress.
+fn jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
 }
 
 /// What `--json` prints. Keys are promised to users: none goes away.
@@ -76,8 +91,68 @@ struct Outcome {
     grace_seconds: u64,
     backups: Vec<Kept>,
     removals: Vec<Gone>,
+    rewritten: Rewritten,
+    interrupted_uploads: Interrupted,
     freed_bytes: u64,
     held_back: Vec<String>,
+}
+
+/// Files that interrupted uploads have left in a directory.
+#[derive(Debug, Serialize)]
+struct Interrupted {
+    files: usize,
+    bytes: u64,
+}
+
+/// Packs that are written anew, without what nobody needs any more.
+#[derive(Debug, Serialize)]
+struct Rewritten {
+    packs: Vec<String>,
+    /// Bytes that are written; on a dry run about so many.
+    written_bytes: u64,
+    /// Bytes by which the repository is smaller when the old packs have gone; on a dry run about so many.
+    gained_bytes: u64,
+    /// Backups whose manifests get a new generation.
+    backups: Vec<BackupLabel>,
+    #[serde(skip)]
+    held_back: Vec<String>,
+}
+
+impl Rewritten {
+    fn of(plan: &Compaction, done: Option<&Compacted>) -> Self {
+        let total = |packs: &[(PackName, u64)]| packs.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        match done {
+            None => Self {
+                packs: plan.rewrites.iter().map(|rewrite| rewrite.pack.entry.name().to_string()).collect(),
+                written_bytes: plan.copied_bytes(),
+                gained_bytes: plan.gained_bytes(),
+                backups: plan.backups.iter().map(|backup| backup.label.clone()).collect(),
+                held_back: plan.held_back.iter().cloned().collect(),
+            },
+            Some(done) => Self {
+                packs: done.replaced.iter().map(|(pack, _)| pack.to_string()).collect(),
+                written_bytes: total(&done.written),
+                gained_bytes: total(&done.replaced).saturating_sub(total(&done.written)),
+                backups: done.backups.iter().map(|backup| backup.label.clone()).collect(),
+                held_back: done.held_back.clone(),
+            },
+        }
+    }
+
+    fn human(&self, dry_run: bool) -> String {
+        let (count, of) = (self.packs.len(), self.backups.len());
+        let (written, gained) = (HumanBytes(self.written_bytes), HumanBytes(self.gained_bytes));
+        match dry_run {
+            true => format!(
+                "{count} packs of which little is needed would be written anew, about {written}, for {of} backups: about \
+                 {gained} gained once the old ones have gone"
+            ),
+            false => format!(
+                "{count} packs of which little is needed were written anew, {written}, for {of} backups: {gained} gained \
+                 once the old ones have gone"
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -152,7 +227,13 @@ impl Class {
 }
 
 impl Outcome {
-    fn of(system_identifier: SystemId, current: bool, plan: &Plan, swept: Option<&Swept>) -> Self {
+    fn of(
+        system_identifier: SystemId,
+        current: bool,
+        plan: &Plan,
+        swept: Option<&Swept>,
+        rewritten: Rewritten,
+    ) -> Self {
         let state = |removal: &Removal| match swept {
             _ if !removal.is_due && removal.since == plan.now => State::Condemned,
             _ if !removal.is_due => State::Waiting,
@@ -178,6 +259,7 @@ impl Outcome {
             reasons: verdict.reasons.iter().map(ToString::to_string).collect(),
         };
         let held_back = plan.held_back.iter().chain(swept.iter().flat_map(|swept| &swept.held_back));
+        let held_back = held_back.chain(&rewritten.held_back).cloned().collect();
         Self {
             system_identifier,
             current,
@@ -186,7 +268,12 @@ impl Outcome {
             backups: plan.verdicts.iter().map(kept).collect(),
             removals: plan.removals.iter().map(gone).collect(),
             freed_bytes: swept.map_or(0, |swept| swept.freed_bytes),
-            held_back: held_back.cloned().collect(),
+            held_back,
+            rewritten,
+            interrupted_uploads: Interrupted {
+                files: plan.interrupted.len(),
+                bytes: plan.interrupted.iter().map(|file| file.size).sum(),
+            },
         }
     }
 }
@@ -244,6 +331,15 @@ impl Outcome {
                 State::Held => "due, but held back".to_owned(),
             };
             let _ = writeln!(text, "  {count} objects, {}: {}: {fate}", HumanBytes(bytes), class.words());
+        }
+        let Interrupted { files, bytes } = self.interrupted_uploads;
+        if files > 0 {
+            let fate = if dry_run { "would be deleted now" } else { "deleted" };
+            let _ =
+                writeln!(text, "  {files} files, {}: left by interrupted uploads: {fate}", HumanBytes(bytes));
+        }
+        if !self.rewritten.packs.is_empty() {
+            let _ = writeln!(text, "  {}", self.rewritten.human(dry_run));
         }
         for gone in self.removals.iter().filter(|gone| gone.refused.is_some()).take(3) {
             let _ = writeln!(text, "  {}: {}", gone.key, gone.refused.as_deref().unwrap_or_default());

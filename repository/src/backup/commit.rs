@@ -5,7 +5,8 @@ use std::io::{self, BufWriter, Write};
 
 use bytes::Bytes;
 
-use super::{BackupLabel, BackupRef, FIRST_GENERATION, Member, folder};
+use super::{BackupLabel, BackupRef, Generation, Member, folder};
+use crate::error::OrAbsent;
 use crate::manifest::{Manifest, ManifestError};
 use crate::pack::{PackEntry, pack_key};
 use crate::{Branch, Error, Header, Key, Kind, Result, SealWriter, Sealing};
@@ -32,7 +33,7 @@ impl Branch {
     /// [`Error::Invalid`] if the backup has a manifest already, or this one could not be read again.
     pub async fn put_manifest(&self, manifest: &Manifest) -> Result<BackupRef> {
         let label = &manifest.head.label;
-        let backup = BackupRef { label: label.clone(), generation: FIRST_GENERATION };
+        let backup = BackupRef { label: label.clone(), generation: Generation::FIRST };
         let lies_in = folder().child(label);
         for other in self.store().list_folder(&self.key(&lies_in)).await?.objects {
             if matches!(Member::parse(other.key.name()), Member::Manifest { .. }) {
@@ -49,6 +50,40 @@ impl Branch {
         // whole.
         self.store().put(&self.key(&name), object).await?;
         Ok(backup)
+    }
+
+    /// Stores the next generation of a backup's manifest, made out of that of `base`: from then on it is the one that
+    /// counts. Nothing is replaced: the one of `base` stays as it is, and goes later as `expire` lets things go.
+    ///
+    /// `None` if `base` does not count any more, or the backup goes just now: then this one leaves nothing behind.
+    ///
+    /// # Errors
+    /// As those of [`Branch::put_manifest`]: what the new manifest names must be durable before.
+    pub(crate) async fn put_next_manifest(
+        &self,
+        base: &BackupRef,
+        manifest: &Manifest,
+    ) -> Result<Option<BackupRef>> {
+        let next = base.generation.next();
+        let next = next.ok_or_else(|| Error::invalid(base.key(), "there is no generation after it"))?;
+        let backup = BackupRef { label: base.label.clone(), generation: next };
+        if self.backup(&base.label).await.or_absent()?.as_ref() != Some(base) {
+            return Ok(None);
+        }
+        self.check_packs(&manifest.packs).await?;
+        let name = backup.key();
+        let object = seal(manifest, &self.header(Kind::Manifest, &name), self.sealing())?;
+        // The commit of this generation. It names the same content as the one before, all of it durable.
+        self.store().put(&self.key(&name), object).await?;
+        // Whoever lets this backup go takes its manifests away first, and looks for new ones before anything else goes. So
+        // if `base` is there still, nothing that this manifest names was taken, or will be; if not, it must not bring
+        // back a backup of which parts are missing.
+        let base_stays = self.store().exists(&self.key(&base.key())).await?;
+        if base_stays && self.check_packs(&manifest.packs).await.or_absent()?.is_some() {
+            return Ok(Some(backup));
+        }
+        self.store().delete(&self.key(&name)).await?;
+        Ok(None)
     }
 
     /// Whether the store has these packs, with the right lengths: one listing for each backup that wrote some.

@@ -12,23 +12,26 @@
 //! not a backup, and harms nothing.
 
 mod commit;
+mod generation;
 mod label;
 mod running;
 mod streamed;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
+pub use generation::Generation;
 pub use label::{BackupKind, BackupLabel, LabelError};
 pub use running::{Intent, SILENCE, Unfinished};
 pub use streamed::IndexedManifest;
 
 use crate::branch::off_thread;
-use crate::manifest::{Manifest, ManifestError, ManifestHead, ManifestReader};
+use crate::manifest::{Entry, Manifest, ManifestError, ManifestHead, ManifestReader};
 use crate::pack::PackEntry;
+use crate::retention::Condemned;
 use crate::sealed::{Encryption, HEADER_LENGTH, UnsealReader, from_io, parse_header};
 use crate::store::SyncRead;
 use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
@@ -39,11 +42,8 @@ pub struct BackupRef {
     /// Its label.
     pub label: BackupLabel,
     /// The highest generation of its manifest: the one that counts.
-    pub generation: u32,
+    pub generation: Generation,
 }
-
-/// The first generation of a manifest.
-const FIRST_GENERATION: u32 = 1;
 
 /// So much of a manifest is fetched to read its head.
 const HEAD_FETCH: u64 = 64 << 10;
@@ -65,26 +65,21 @@ pub(crate) enum Member {
     Intent,
     Alive,
     ServerManifest,
-    Manifest { generation: u32 },
+    Manifest { generation: Generation },
     Keep,
     Stray,
 }
 
 impl Member {
     fn parse(name: &str) -> Self {
-        let generation = |text: &str| {
-            let digits = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| text.parse().ok()).flatten()
-        };
         match name.split_once('-') {
             None if name == "intent" => Self::Intent,
             Some(("alive", _)) => Self::Alive,
             Some(("keep", _)) => Self::Keep,
             Some(("server", "manifest")) => Self::ServerManifest,
-            Some(("manifest", text)) => match generation(text) {
-                Some(generation) => Self::Manifest { generation },
-                None => Self::Stray,
-            },
+            Some(("manifest", text)) => {
+                text.parse().map_or(Self::Stray, |generation| Self::Manifest { generation })
+            }
             _ => Self::Stray,
         }
     }
@@ -106,8 +101,8 @@ pub(crate) fn label_of_manifest(key: &Key) -> Option<BackupLabel> {
 
 impl BackupRef {
     /// The manifest's key below the branch.
-    fn key(&self) -> Key {
-        folder().child(&self.label).child(format_args!("manifest-{:08}", self.generation))
+    pub(crate) fn key(&self) -> Key {
+        folder().child(&self.label).child(format_args!("manifest-{}", self.generation))
     }
 }
 
@@ -118,18 +113,19 @@ impl Branch {
         // Listed first: a backup that is condemned later may be used for as long as the grace period lasts.
         let found = self.backup_objects().await?;
         let condemned = match self.condemned().await {
-            Ok(condemned) => condemned.backups(),
+            Ok(condemned) => condemned,
             // A record that cannot be read must not keep anybody from restoring.
             Err(error @ (Error::Corrupt { .. } | Error::Locked { .. } | Error::Invalid { .. })) => {
                 tracing::warn!("nobody knows which backups are condemned: {error}");
-                BTreeSet::new()
+                Condemned::default()
             }
             Err(error) => return Err(error),
         };
         let mut backups = Vec::new();
         for (label, members) in found {
-            if !condemned.contains(&label) || self.is_marked(&label, &members).await? {
-                backups.extend(newest(&label, &members));
+            let Some(backup) = newest(&label, &members) else { continue };
+            if condemned.backup(&backup).is_none() || self.is_marked(&label, &members).await? {
+                backups.push(backup);
             }
         }
         Ok(backups)
@@ -224,20 +220,34 @@ impl Branch {
 
     /// The packs that a backup names, out of its verified manifest, whose entries are only passed over.
     pub(crate) async fn read_packs(&self, backup: &BackupRef) -> Result<Vec<PackEntry>> {
+        Ok(self.scan_manifest(backup, |(), _, _| {}).await?.0)
+    }
+
+    /// The packs that a backup names, and what `look` has made of its entries, one after another: whatever the size of
+    /// the manifest, one of them is in memory at a time. All of it is verified when this returns.
+    pub(crate) async fn scan_manifest<T: Default + Send + 'static>(
+        &self,
+        backup: &BackupRef,
+        look: impl Fn(&mut T, &[PackEntry], &Entry) + Send + 'static,
+    ) -> Result<(Vec<PackEntry>, T)> {
         let expected = self.expected(Kind::Manifest, &backup.key(), MAX_MANIFEST);
         let input = SyncRead::new(self.store().get_stream(&expected.key, 0).await?);
         let unsealing = self.unsealing().clone();
-        let (head, packs) = off_thread(&expected.key.clone(), move || {
+        let (head, packs, made) = off_thread(&expected.key.clone(), move || {
             let failed = |error| unreadable(&expected.key, error);
             let content = UnsealReader::new(input, &expected, &unsealing)?;
             let mut reader = ManifestReader::new(BufReader::new(content)).map_err(failed)?;
+            let mut made = T::default();
             // To the end of the content, where the digest is checked.
-            while reader.next_entry().map_err(failed)?.is_some() {}
-            Ok(reader.into_parts())
+            while let Some(entry) = reader.next_entry().map_err(failed)? {
+                look(&mut made, reader.packs(), &entry);
+            }
+            let (head, packs) = reader.into_parts();
+            Ok((head, packs, made))
         })
         .await?;
         self.check_head(backup, head)?;
-        Ok(packs)
+        Ok((packs, made))
     }
 
     /// The server's own `backup_manifest`, if this backup keeps it.

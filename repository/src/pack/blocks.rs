@@ -16,6 +16,7 @@
 //! that share a pack share its digests, and they go when the pack goes.
 
 use std::fmt;
+use std::ops::Range;
 
 use proto::page::BLOCK_SIZE;
 
@@ -103,6 +104,21 @@ impl PackBlocks {
         let length = (run.length - within).min(BLOCK_SIZE as u64) as usize;
         let digest = self.digests.get(run.first + (within / BLOCK_SIZE as u64) as usize)?;
         Some((length, *digest))
+    }
+
+    /// The blocks that begin in `range` of the raw stream, in order: where, their length and digest.
+    pub(crate) fn beginning_in(&self, range: Range<u64>) -> impl Iterator<Item = (u64, usize, BlockDigest)> {
+        let first = self.runs.partition_point(|run| run.offset + run.length <= range.start);
+        let runs = self.runs[first..].iter().take_while(move |run| run.offset < range.end);
+        runs.flat_map(move |run| {
+            let before = range.start.saturating_sub(run.offset).div_ceil(BLOCK_SIZE as u64);
+            let blocks = (before..run.length.div_ceil(BLOCK_SIZE as u64)).map(move |block| (block, *run));
+            let placed = blocks.map(|(block, run)| (run.offset + block * BLOCK_SIZE as u64, block, run));
+            placed.take_while(move |(offset, ..)| *offset < range.end).filter_map(|(offset, block, run)| {
+                let length = (run.length - block * BLOCK_SIZE as u64).min(BLOCK_SIZE as u64) as usize;
+                Some((offset, length, *self.digests.get(run.first + block as usize)?))
+            })
+        })
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -226,14 +242,18 @@ mod tests {
         #[test]
         fn every_block_is_found_again(
             offset in 0u64..100_000, files in proptest::collection::vec(0u64..40_000, 0..20),
+            from in 0u64..500_000, to in 0u64..500_000,
         ) {
             let (blocks, placed) = blocks(offset, &files);
             prop_assert_eq!(blocks.is_empty(), placed.is_empty());
             let read = PackBlocks::decode(&blocks.encode());
             prop_assert_eq!(read.as_ref(), Ok(&blocks));
-            for (offset, length, digest) in placed {
-                prop_assert_eq!(blocks.at(offset), Some((length, digest)));
+            for (offset, length, digest) in &placed {
+                prop_assert_eq!(blocks.at(*offset), Some((*length, *digest)));
             }
+            let (from, to) = (from.min(to), from.max(to));
+            let within = placed.into_iter().filter(|(offset, ..)| (from..to).contains(offset));
+            prop_assert!(blocks.beginning_in(from..to).eq(within));
         }
 
         #[test]

@@ -1,11 +1,11 @@
 //! What is going to be deleted, and since when that is known: one object below `condemned/`, the newest counts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::backup::{self, BackupLabel};
+use crate::backup::BackupRef;
 use crate::error::OrAbsent;
 use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
 
@@ -20,9 +20,10 @@ pub struct Condemned {
 }
 
 impl Condemned {
-    /// The backups that nobody may begin to use any more: those with a manifest among the condemned.
-    pub fn backups(&self) -> BTreeSet<BackupLabel> {
-        self.since.keys().filter_map(backup::label_of_manifest).collect()
+    /// Since when nobody may begin to use that backup any more: its manifest that counts is among the condemned. An
+    /// older one may be there without harm, since it goes alone.
+    pub fn backup(&self, backup: &BackupRef) -> Option<Timestamp> {
+        self.since.get(&backup.key()).copied()
     }
 }
 

@@ -51,7 +51,7 @@ impl Branch {
         keep: Keep,
         grace: std::time::Duration,
     ) -> Result<(), KeepError> {
-        self.backup(label).await?;
+        let backup = self.backup(label).await?;
         let time = Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ");
         let name = folder().child(label).child(format_args!("keep-{time}"));
         let json = serde_json::to_vec(&keep).map_err(|error| Error::invalid(&name, error))?;
@@ -59,11 +59,7 @@ impl Branch {
         // A run of `expire` that begins from now on sees the mark. One that began before deletes only what was due
         // then. So the backup is safe if it is not due by the store's present time, which is the mark's own.
         let now = self.store().head(&self.key(&name)).await?.modified;
-        let condemned = self.condemned().await?;
-        let manifests = condemned.since.iter().filter(|(key, _)| {
-            crate::backup::label_of_manifest(key).is_some_and(|condemned| condemned == *label)
-        });
-        match manifests.map(|(_, since)| *since).min() {
+        match self.condemned().await?.backup(&backup) {
             Some(since) if is_due(since, now, grace) => {
                 Err(KeepError::TooLate { label: label.clone(), since })
             }

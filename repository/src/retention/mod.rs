@@ -7,6 +7,7 @@
 //!
 //! What is not known by its name is never touched. Whatever cannot be read keeps all that it might need.
 
+pub mod compaction;
 mod condemned;
 mod keep;
 mod needed;
@@ -15,6 +16,7 @@ mod policy;
 mod survey;
 mod sweep;
 
+pub use compaction::{Compacted, Compaction};
 pub use condemned::Condemned;
 pub use keep::{Keep, KeepError};
 pub use plan::{Plan, Removal, Why};

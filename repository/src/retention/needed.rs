@@ -28,8 +28,7 @@ pub(super) fn needed<'a>(
                 }
             }
         };
-        // A server reads ahead while it recovers, and stops if it meets a hole there: two segments more.
-        need(&inventory.lineage(head.stop_timeline), head.stop_lsn + 2 * size.bytes());
+        need(&inventory.lineage(head.stop_timeline), head.stop_lsn);
         if opens_a_window {
             for lineage in timelines.iter().map(|timeline| inventory.lineage(*timeline)) {
                 if lineage.contains(head.stop_timeline, head.stop_lsn) {

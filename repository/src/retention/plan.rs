@@ -13,9 +13,10 @@ use super::keep::is_due;
 use super::needed::needed;
 use super::policy::{Case, Verdict, judge};
 use super::{Condemned, Survey};
-use crate::backup::{BackupLabel, Member, parse_member};
+use crate::backup::{BackupLabel, Member, SILENCE, parse_member};
 use crate::catalogue::Coverage;
 use crate::pack::PackName;
+use crate::store::Leftover;
 use crate::wal::{Epoch, FragmentName, WalObject};
 use crate::{Key, ObjectInfo};
 
@@ -81,6 +82,8 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
     /// In the order in which they are deleted.
     pub removals: Vec<Removal>,
+    /// Files of uploads that were interrupted. Nobody writes to them any more, so they need not be condemned.
+    pub interrupted: Vec<Leftover>,
     /// What holds removals back, in plain sentences.
     pub held_back: Vec<String>,
     /// How long condemned objects wait.
@@ -120,7 +123,10 @@ impl Plan {
             Removal { key: object.key.clone(), size: object.size, why, since, is_due }
         };
         let removals = reasons.into_iter().map(removal).collect();
-        Plan { verdicts, removals, held_back, grace, now: survey.now }
+        let silence = i64::try_from(grace.max(SILENCE).as_secs()).unwrap_or(i64::MAX);
+        let is_silent = |file: &&Leftover| survey.now.duration_since(file.modified).as_secs() >= silence;
+        let interrupted = survey.uploads.iter().filter(is_silent).cloned().collect();
+        Plan { verdicts, removals, interrupted, held_back, grace, now: survey.now }
     }
 
     /// What is condemned once this plan is made known.
@@ -146,8 +152,11 @@ impl Planner<'_> {
             let why = match (generation.is_some(), member) {
                 (_, Member::Stray) => continue,
                 (true, Member::Manifest { generation: this }) if kept.contains_key(&label) => {
-                    // The older one may be all that can be read.
-                    if generation.is_none_or(|newest| this >= newest) || !survey.packs.contains_key(&label) {
+                    // The older one may be all that can be read, or a running backup may rely on it.
+                    if generation.is_none_or(|newest| this >= newest)
+                        || !survey.packs.contains_key(&label)
+                        || survey.running.values().flatten().any(|parent| *parent == label)
+                    {
                         continue;
                     }
                     Why::OldGeneration(label)
@@ -173,6 +182,19 @@ impl Planner<'_> {
                 None => {
                     self.held_back.push(format!(
                         "no pack goes while the manifest of backup {label} cannot be read: it may need any of them"
+                    ));
+                    return;
+                }
+            }
+        }
+        for (older, packs) in &survey.older {
+            match packs {
+                Some(packs) => needed.extend(packs),
+                None => {
+                    self.held_back.push(format!(
+                        "no pack goes while an older manifest of backup {} cannot be read, with which a running one is \
+                         compared",
+                        older.label
                     ));
                     return;
                 }

@@ -9,9 +9,10 @@ use proto::wal::SegmentName;
 
 use super::condemned::{self, Condemned};
 use super::keep::Keep;
-use crate::backup::{BackupLabel, BackupRef, Member, SILENCE, parse_member};
+use crate::backup::{BackupLabel, BackupRef, Generation, Member, SILENCE, parse_member};
 use crate::catalogue::{Inventory, UnreadableBackup};
 use crate::pack::PackName;
+use crate::store::Leftover;
 use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
 
 /// All that decides what may go.
@@ -19,18 +20,23 @@ use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
 pub struct Survey {
     /// The store's clock when it began.
     pub now: Timestamp,
-    /// The branch's objects, with keys below the branch. Only these can be removed.
+    /// The branch's objects, with keys below the branch. Only these can be removed, and the next.
     pub objects: Vec<ObjectInfo>,
+    /// What interrupted uploads have left, and uploads under way have written so far. A directory has such files.
+    pub uploads: Vec<Leftover>,
     /// All backups, the condemned ones too, and all WAL. Listed after `objects`, so whatever is young is known to be there.
     pub inventory: Inventory,
     /// The generation of each readable backup's manifest that counts.
-    pub generations: BTreeMap<BackupLabel, u32>,
+    pub generations: BTreeMap<BackupLabel, Generation>,
     /// The packs that each readable backup names, with their lengths in the store.
     pub packs: BTreeMap<BackupLabel, BTreeMap<PackName, u64>>,
     /// Backups that are kept because somebody said so.
     pub keeps: BTreeMap<BackupLabel, Keep>,
     /// Running backups, with those that they are compared with.
     pub running: BTreeMap<BackupLabel, Option<BackupLabel>>,
+    /// The packs that older generations name of backups which running ones are compared with; `None` if that cannot be
+    /// told. Such a backup may have begun with an older one, and will name its packs.
+    pub older: BTreeMap<BackupRef, Option<BTreeSet<PackName>>>,
     /// What earlier runs have condemned.
     pub condemned: Condemned,
 }
@@ -49,6 +55,7 @@ impl Survey {
             Some(ObjectInfo { key, ..object })
         };
         let objects: Vec<ObjectInfo> = listed.into_iter().filter_map(below).collect();
+        let uploads = branch.store().leftovers(branch.root()).await?;
         let condemned = branch.condemned().await?;
         let mut running = BTreeMap::new();
         for backup in branch.unfinished_backups().await?.into_iter().filter(|b| b.is_running(now)) {
@@ -57,7 +64,8 @@ impl Survey {
         }
         // After the running ones: one that is finished meanwhile is among these.
         let backups = branch.all_backups().await?;
-        let generations = backups.iter().map(|backup| (backup.label.clone(), backup.generation)).collect();
+        let generations: BTreeMap<BackupLabel, Generation> =
+            backups.iter().map(|backup| (backup.label.clone(), backup.generation)).collect();
         let mut inventory = Inventory::of(branch, backups.clone()).await?;
         let found: Vec<_> = stream::iter(backups)
             .map(|backup| async move { packs_of(branch, backup).await })
@@ -77,6 +85,16 @@ impl Survey {
                 }
             }
         }
+        let parents: BTreeSet<&BackupLabel> = running.values().flatten().collect();
+        let mut older = BTreeMap::new();
+        for object in &objects {
+            let Some((label, Member::Manifest { generation })) = parse_member(&object.key) else { continue };
+            if parents.contains(&label) && generations.get(&label) > Some(&generation) {
+                let backup = BackupRef { label, generation };
+                let named = packs_of(branch, backup.clone()).await?;
+                older.insert(backup, named.ok().map(|(_, packs)| packs.into_keys().collect()));
+            }
+        }
         let mut marks: BTreeMap<BackupLabel, Vec<ObjectInfo>> = BTreeMap::new();
         for object in branch.store().list(&branch.key(&crate::backup::folder())).await? {
             let name = object.key.below(branch.root()).and_then(|name| Key::new(name).ok());
@@ -88,7 +106,7 @@ impl Survey {
         for (label, marks) in marks {
             keeps.extend(branch.read_keep(&marks).await?.map(|keep| (label, keep)));
         }
-        Ok(Self { now, objects, inventory, generations, packs, keeps, running, condemned })
+        Ok(Self { now, objects, uploads, inventory, generations, packs, keeps, running, older, condemned })
     }
 
     /// Backups without a manifest: those that somebody is at work on, and those that were cut off.
@@ -122,16 +140,28 @@ impl Survey {
         wal.and_then(|wal| wal.segments.get(&name)).is_some_and(|digests| digests.len() == 1)
     }
 
-    /// When the first manifest of each backup was written, by the store's clock.
+    /// When each backup was finished, by the store's clock: its first manifest was written then. Where that has gone, since
+    /// another generation has replaced it, the server's own manifest tells, which was stored just before.
     pub(super) fn finished(&self) -> BTreeMap<BackupLabel, Timestamp> {
-        let mut finished: BTreeMap<BackupLabel, Timestamp> = BTreeMap::new();
+        let (mut first, mut later, mut beside) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for object in &self.objects {
-            if let Some((label, Member::Manifest { .. })) = parse_member(&object.key) {
-                let first = finished.entry(label).or_insert(object.modified);
-                *first = object.modified.min(*first);
+            match parse_member(&object.key) {
+                Some((label, Member::Manifest { generation: Generation::FIRST })) => {
+                    first.insert(label, object.modified);
+                }
+                Some((label, Member::Manifest { .. })) => {
+                    let earliest = later.entry(label).or_insert(object.modified);
+                    *earliest = object.modified.min(*earliest);
+                }
+                Some((label, Member::ServerManifest)) => drop(beside.insert(label, object.modified)),
+                _ => {}
             }
         }
-        finished
+        for (label, written) in later {
+            let before = beside.get(&label).copied().unwrap_or(written);
+            first.entry(label).or_insert(before.min(written));
+        }
+        first
     }
 
     /// Backups that name a pack which is not there, or not as long as it was.

@@ -14,7 +14,7 @@ use crate::pack::PackName;
 use crate::{Branch, Error, FragmentName, Key, ObjectInfo, Result};
 
 /// Why a run stops.
-const ANOTHER: &str = "something has changed since this run looked: another run, a backup, or a mark; nothing more goes before the next run";
+pub(super) const ANOTHER: &str = "something has changed since this run looked: another run, a backup, or a mark; nothing more goes before the next run";
 
 /// What became of a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -62,11 +62,13 @@ impl Branch {
                 staying.insert(label);
             }
         }
+        let mut older_stay = false;
         for removal in due(|why| {
             matches!(why, Why::BesideManifest(_) | Why::OldGeneration(_) | Why::OldSign(_) | Why::CutOff(_))
         }) {
             if !matches!(&removal.why, Why::BesideManifest(label) if staying.contains(label)) {
-                sweep.delete(removal).await?;
+                let is_gone = sweep.delete(removal).await?;
+                older_stay |= !is_gone && matches!(removal.why, Why::OldGeneration(_));
             }
         }
         // A look at what has happened meanwhile. From here on no manifest goes, so nothing can come to need what goes now but
@@ -80,8 +82,11 @@ impl Branch {
             .filter_map(|label| survey.packs.get(*label))
             .flat_map(|packs| packs.keys())
             .collect();
+        if older_stay {
+            sweep.swept.held_back.push("no pack goes before the older manifests that may name it".to_owned());
+        }
         for removal in due(|why| matches!(why, Why::Pack(_))) {
-            if !matches!(&removal.why, Why::Pack(pack) if named.contains(pack)) {
+            if !older_stay && !matches!(&removal.why, Why::Pack(pack) if named.contains(pack)) {
                 sweep.delete(removal).await?;
             }
         }
@@ -96,6 +101,14 @@ impl Branch {
             }
         }
         sweep.fragments(plan).await?;
+        for file in &plan.interrupted {
+            // Whoever should still be at it after such a silence finds it gone when he wants to publish it, and fails.
+            match self.store().remove_leftover(file).await {
+                Ok(()) => sweep.swept.freed_bytes += file.size,
+                Err(error @ Error::Refused { .. }) => sweep.swept.held_back.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
         for removal in due(|why| matches!(why, Why::OldEpoch(_))) {
             sweep.delete(removal).await?;
         }
@@ -106,7 +119,7 @@ impl Branch {
     }
 
     /// Whether a backup has begun, was finished, or was marked since the survey.
-    async fn has_news(&self, survey: &Survey) -> Result<bool> {
+    pub(super) async fn has_news(&self, survey: &Survey) -> Result<bool> {
         let known: BTreeSet<&Key> = survey.objects.iter().map(|object| &object.key).collect();
         let listed = self.store().list(&self.key(&crate::backup::folder())).await?;
         let mut names = listed.iter().filter_map(|object| Key::new(object.key.below(self.root())?).ok());

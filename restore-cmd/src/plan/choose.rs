@@ -19,6 +19,8 @@ pub struct Choice {
     pub lineage: Lineage,
     /// Where WAL ends without a hole.
     pub wal_end: Lsn,
+    /// Where there is WAL again behind that hole, if there is any.
+    pub resumes: Option<Lsn>,
     /// Up to where WAL is surely needed: the target where it is a position, the backup's end for an immediate one,
     /// otherwise all that there is.
     pub wal_needed: Lsn,
@@ -55,13 +57,15 @@ pub fn choose(inventory: &Inventory, options: &Options) -> Result<Choice, Refusa
     };
     check_forks(inventory, &lineage, backup)?;
     let wal_end = reach(inventory, &lineage, backup);
-    check_wal(inventory, &lineage, backup, wal_end, options)?;
+    let available = inventory.available(&lineage);
+    let resumes = available.ranges().iter().map(|range| range.start).find(|start| *start > wal_end);
+    check_wal(backup, wal_end, resumes, options)?;
     let wal_needed = match options.target {
         RecoveryTarget::Lsn(lsn) => lsn.max(backup.stop_lsn),
         RecoveryTarget::Immediate => backup.stop_lsn,
         _ => wal_end,
     };
-    Ok(Choice { backup: backup.clone(), lineage, wal_end, wal_needed, last_record: None })
+    Ok(Choice { backup: backup.clone(), lineage, wal_end, resumes, wal_needed, last_record: None })
 }
 
 /// How far WAL goes without a hole from where the backup begins.
@@ -186,14 +190,11 @@ fn newest<'a>(
 }
 
 fn check_wal(
-    inventory: &Inventory,
-    lineage: &Lineage,
     backup: &ManifestHead,
     wal_end: Lsn,
+    resumes: Option<Lsn>,
     options: &Options,
 ) -> Result<(), Refusal> {
-    let available = inventory.available(lineage);
-    let resumes = available.ranges().iter().map(|range| range.start).find(|start| *start > wal_end);
     let label = &backup.label;
     if wal_end < backup.stop_lsn {
         return refuse(

@@ -190,6 +190,13 @@ fn notices(choice: &Choice, wal_end_time: Option<Timestamp>, options: &Options) 
                 .to_owned(),
         );
     }
+    if settings::reads_ahead_into_a_hole(choice) {
+        notices.push(format!(
+            "WAL is missing behind {}, so the server must not read ahead: once it is open, give recovery_prefetch back \
+             with ALTER SYSTEM RESET",
+            choice.wal_end
+        ));
+    }
     if head.damaged_page_count > 0 {
         notices.push(format!(
             "the backup was taken with {} damaged page(s), which are restored as they were",

@@ -73,6 +73,15 @@ impl FetchCommand {
     }
 }
 
+/// The first version that reads WAL ahead of what it replays.
+const READS_AHEAD: u32 = 150_000;
+
+/// Whether the server, on its way to the target, may ask for WAL behind a hole that it never comes to replay. It is told
+/// the truth about the hole, and would stop there: so it must not read ahead.
+pub(super) fn reads_ahead_into_a_hole(choice: &Choice) -> bool {
+    choice.resumes.is_some() && choice.backup.server_version >= READS_AHEAD
+}
+
 /// What goes into `postgresql.auto.conf`.
 pub fn settings(choice: &Choice, options: &Options, fetch: &FetchCommand) -> Vec<Setting> {
     let pinned = pins_timeline(options).then(|| choice.lineage.timeline());
@@ -94,6 +103,9 @@ pub fn settings(choice: &Choice, options: &Options, fetch: &FetchCommand) -> Vec
         settings.push(target);
         settings.push(Setting::new("recovery_target_inclusive", if exclusive { "off" } else { "on" }));
         settings.push(Setting::new("recovery_target_action", options.action.to_string()));
+    }
+    if reads_ahead_into_a_hole(choice) {
+        settings.push(Setting::new("recovery_prefetch", "off"));
     }
     if options.archive == Archive::Off {
         settings.push(Setting::new("archive_mode", "off"));

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use s3s::dto::*;
@@ -29,14 +30,24 @@ pub(super) struct Buckets {
     uploads: Mutex<BTreeMap<String, BTreeMap<i32, PathBuf>>>,
     /// Held while a condition is looked at and the object appears.
     publishing: Mutex<()>,
+    /// How many seconds this server's clock is ahead of the machine's.
+    ahead: Arc<AtomicU64>,
 }
 
 impl Buckets {
     /// `root` holds a folder for each bucket; names with a leading dot are ours.
-    pub(super) fn new(root: &Path) -> io::Result<Buckets> {
+    pub(super) fn new(root: &Path, ahead: Arc<AtomicU64>) -> io::Result<Buckets> {
         fs::create_dir(root.join(".staged"))?;
         let (next, uploads, publishing) = Default::default();
-        Ok(Buckets { root: root.to_owned(), next, uploads, publishing })
+        Ok(Buckets { root: root.to_owned(), next, uploads, publishing, ahead })
+    }
+
+    /// Gives a file the time that this server has now.
+    fn stamp(&self, file: &fs::File) -> S3Result<()> {
+        match self.ahead.load(Relaxed) {
+            0 => Ok(()),
+            ahead => file.set_modified(SystemTime::now() + Duration::from_secs(ahead)).map_err(internal),
+        }
     }
 
     /// The file of an object. A key that a file system would take for something else is refused.
@@ -74,6 +85,7 @@ impl Buckets {
         if length.is_some_and(|length| length != taken) {
             return Err(s3_error!(IncompleteBody, "{taken} bytes came"));
         }
+        self.stamp(&file)?;
         Ok(staged)
     }
 
@@ -297,6 +309,7 @@ impl S3 for Buckets {
         for staged in parts.values() {
             fs::remove_file(staged).map_err(internal)?;
         }
+        self.stamp(&file)?;
         let e_tag = tag(&fs::metadata(&whole).map_err(internal)?);
         self.publish(&whole, &path, wants_absent(input.if_none_match.as_ref()))?;
         Ok(S3Response::new(CompleteMultipartUploadOutput {

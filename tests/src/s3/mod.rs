@@ -6,7 +6,9 @@ pub mod google;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
@@ -47,6 +49,7 @@ pub struct S3Server {
     dialect: Dialect,
     service: S3Service,
     listening: Mutex<Option<JoinHandle<()>>>,
+    ahead: Arc<AtomicU64>,
 }
 
 impl S3Server {
@@ -55,7 +58,8 @@ impl S3Server {
         let root = world.folder("s3")?;
         std::fs::create_dir(root.join(BUCKET))?;
         let faults = Arc::new(Faults::default());
-        let mut builder = S3ServiceBuilder::new(Buckets::new(&root)?);
+        let ahead = Arc::new(AtomicU64::new(0));
+        let mut builder = S3ServiceBuilder::new(Buckets::new(&root, Arc::clone(&ahead))?);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         builder.set_access(Rules { faults: Arc::clone(&faults), signed: dialect == Dialect::Amazon });
         let port = Port::reserve()?;
@@ -67,6 +71,7 @@ impl S3Server {
             dialect,
             service: builder.build(),
             listening: Mutex::new(None),
+            ahead,
         };
         server.up()?;
         Ok(server)
@@ -90,6 +95,11 @@ impl S3Server {
     /// The switches.
     pub fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// Lets time pass, by whole seconds: what is written from now on is so much younger than what is there.
+    pub fn pass(&self, time: Duration) {
+        self.ahead.fetch_add(time.as_secs(), Relaxed);
     }
 
     /// Closes the port and every connection.
