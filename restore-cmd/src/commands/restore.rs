@@ -5,19 +5,12 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use indicatif::{HumanBytes, HumanDuration};
-use jiff::tz::TimeZone;
 use proto::config::Config;
-use proto::{Lsn, SystemId};
-use repository::Branch;
-use repository::backup::BackupLabel;
 use repository::catalogue::Inventory;
 use restore::execute::{Existing, Outcome, check, execute, survey};
-use restore::plan::{
-    Archive, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TargetName, TargetTime, TimeError,
-    TimelineChoice, check_room, check_time, choose, plan,
-};
-use restore::program::{GlobalArgs, Progress, config_file, failure, load};
-use restore::reach::last_record;
+use restore::plan::{Archive, Options, Plan, TargetAction, check_room};
+use restore::prepare::{Prepared, Spaces, fetch_command, open_branch, prepare};
+use restore::program::{GlobalArgs, Progress, TargetArgs, failure, load};
 
 /// Restore a backup into a data directory, ready to recover to a target
 #[derive(clap::Args, Debug)]
@@ -26,24 +19,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pgdata: PathBuf,
 
-    /// Which backup: a label, or "latest" for the newest that ends before the target
-    #[arg(long, value_name = "LABEL", default_value = "latest")]
-    backup: BackupArg,
-
     #[command(flatten)]
     target: TargetArgs,
-
-    /// Along which timeline: latest, current (the backup's) or a number
-    #[arg(long, value_name = "TIMELINE", default_value = "latest")]
-    target_timeline: TimelineChoice,
 
     /// What the server does at the target
     #[arg(long, value_enum, value_name = "ACTION", default_value_t)]
     target_action: TargetAction,
-
-    /// Leave out what stands exactly at the target
-    #[arg(long)]
-    target_exclusive: bool,
 
     /// Put the tablespace at OLD to NEW; may be given several times
     #[arg(long, value_name = "OLD=NEW")]
@@ -70,10 +51,6 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     archive: Archive,
 
-    /// Which system identifier, if the repository has several under the cluster's name
-    #[arg(long, value_name = "NUMBER")]
-    system_id: Option<SystemId>,
-
     /// Restore even where the file systems do not seem to have room enough, as where they compress
     #[arg(long)]
     no_space_check: bool,
@@ -85,47 +62,6 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(clap::Args, Debug)]
-#[group(multiple = false)]
-struct TargetArgs {
-    /// Recover up to an instant, such as "2026-11-24 01:30:15+00"; local time if it names no offset
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    target_time: Option<TargetTime>,
-
-    /// Recover up to a position
-    #[arg(long, value_name = "LSN")]
-    target_lsn: Option<Lsn>,
-
-    /// Recover up to a transaction
-    #[arg(long, value_name = "XID")]
-    target_xid: Option<u32>,
-
-    /// Recover up to a restore point
-    #[arg(long, value_name = "NAME", value_parser = TargetName::new)]
-    target_name: Option<TargetName>,
-
-    /// Recover until the backup is consistent, no further
-    #[arg(long)]
-    target_immediate: bool,
-}
-
-#[derive(Clone, Debug)]
-struct BackupArg(Option<BackupLabel>);
-
-impl FromStr for BackupArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "latest" => Ok(Self(None)),
-            label => label
-                .parse()
-                .map(|label| Self(Some(label)))
-                .map_err(|error| format!("{error}, or \"latest\"")),
-        }
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -172,24 +108,16 @@ pub(crate) fn run(global: &GlobalArgs, args: &Args) -> Result<()> {
 }
 
 async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Options) -> Result<()> {
-    let branch = super::open_branch(config, args.system_id).await?;
+    let branch = open_branch(config, args.target.system_id()).await?;
     let existing = match (args.force, args.delta) {
         (true, _) => Existing::Replace,
         (_, true) => Existing::Delta(branch.system_id()),
         _ => Existing::Refuse,
     };
     let inventory = Inventory::load(&branch).await?;
-    for backup in &inventory.unreadable {
-        tracing::warn!("backup {} cannot be used: {}", backup.label, backup.error);
-    }
-    let mut choice = choose(&inventory, options)?;
-    let wal_end_time = inventory.time_before(&branch, choice.lineage.timeline(), choice.wal_end).await?;
-    check_time(&choice, options, wal_end_time)?;
-    choice.last_record = last_record(&branch, &inventory, &choice, options).await?;
-    let backup = branch.backup(&choice.backup.label).await?;
-    let manifest = branch.read_manifest(&backup).await?;
     let fetch = fetch_command(global, config, &branch)?;
-    let mut plan = plan(&choice, wal_end_time, &manifest, options, &fetch)?;
+    let Prepared { mut plan, manifest } =
+        prepare(&branch, &inventory, options, Spaces::AsAsked, &fetch).await?;
     plan.places = survey(&plan.places, existing)?;
     if args.dry_run {
         print(args, &plan, None)?;
@@ -229,28 +157,15 @@ fn options(args: &Args) -> Result<Options> {
     }
     Ok(Options {
         pgdata,
-        backup: args.backup.0.clone(),
-        target: target(&args.target),
-        exclusive: args.target_exclusive,
-        timeline: args.target_timeline,
+        backup: args.target.backup().cloned(),
+        target: args.target.target(),
+        exclusive: args.target.exclusive(),
+        timeline: args.target.timeline(),
         action: args.target_action,
         standby: args.standby,
         archive: args.archive,
         tablespaces,
     })
-}
-
-fn time(text: &str) -> Result<TargetTime, TimeError> {
-    TargetTime::parse(text, &TimeZone::system())
-}
-
-fn target(args: &TargetArgs) -> RecoveryTarget {
-    let time = args.target_time.clone().map(RecoveryTarget::Time);
-    let name = args.target_name.clone().map(RecoveryTarget::Name);
-    let lsn = args.target_lsn.map(RecoveryTarget::Lsn);
-    let xid = args.target_xid.map(RecoveryTarget::Xid);
-    let immediate = args.target_immediate.then_some(RecoveryTarget::Immediate);
-    time.or(name).or(lsn).or(xid).or(immediate).unwrap_or(RecoveryTarget::Latest)
 }
 
 /// A server refuses to run as root, and files of root's would be of no use to it.
@@ -262,32 +177,6 @@ fn check_user() -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// How the recovering server will call this program: by absolute paths, since it runs elsewhere.
-fn fetch_command(global: &GlobalArgs, config: &Config, branch: &Branch) -> Result<FetchCommand> {
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    let config_file = config_file(global).map(std::path::absolute).transpose();
-    let repository = match &global.repository {
-        Some(_) => config.repository.as_deref().map(absolute_url).transpose()?,
-        None => None,
-    };
-    Ok(FetchCommand {
-        program,
-        config: config_file.context("the configuration file's path cannot be used")?,
-        repository,
-        cluster: branch.cluster().to_string(),
-        system_id: branch.system_id(),
-    })
-}
-
-/// A URL that means the same from another directory.
-fn absolute_url(url: &str) -> Result<String> {
-    if url.contains("://") {
-        return Ok(url.to_owned());
-    }
-    let path = std::path::absolute(url).with_context(|| format!("the repository {url} cannot be used"))?;
-    Ok(path.to_string_lossy().into_owned())
 }
 
 fn print(args: &Args, plan: &Plan, outcome: Option<&Outcome>) -> Result<()> {

@@ -4,6 +4,7 @@ mod load;
 mod logging;
 mod progress;
 mod report;
+mod target;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ pub use load::{config_file, load};
 pub use logging::{LogFormat, init_logging};
 pub use progress::Progress;
 pub use report::{Failure, failure, hint, report};
+pub use target::TargetArgs;
 
 /// The flags that every program takes.
 #[derive(clap::Args, Clone, Debug, Default)]
