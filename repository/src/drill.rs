@@ -81,7 +81,9 @@ impl fmt::Display for ProofName {
 
 /// The text names no proof.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not the name of a proof: one such as 20261124T013015123Z-passed-00000000000000a1 is expected")]
+#[error(
+    "\"{0}\" is not the name of a proof: one such as 20261124T013015123Z-passed-00000000000000a1 is expected"
+)]
 pub struct ProofNameError(String);
 
 impl FromStr for ProofName {
@@ -218,8 +220,7 @@ pub struct Check {
 impl Branch {
     /// Stores a proof, durably.
     pub async fn put_proof(&self, proof: &Proof) -> Result<ProofName> {
-        let name =
-            ProofName { started_at: proof.started_at, verdict: proof.verdict, writer: self.writer() };
+        let name = ProofName { started_at: proof.started_at, verdict: proof.verdict, writer: self.writer() };
         let key = name.key();
         let json = serde_json::to_vec(proof).map_err(|error| Error::invalid(&key, error))?;
         self.put_sealed(self.header(Kind::Drill, &key), json.into()).await?;

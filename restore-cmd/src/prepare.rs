@@ -80,7 +80,8 @@ fn planned(
         return Ok(plan(choice, wal_end_time, manifest, options, fetch)?);
     };
     let outside = choice.backup.tablespaces.iter().filter(|space| space.location.as_path().is_absolute());
-    let moves = outside.map(|space| (space.location.as_path().to_owned(), folder.join(space.oid.to_string())));
+    let moves =
+        outside.map(|space| (space.location.as_path().to_owned(), folder.join(space.oid.to_string())));
     let options = Options { tablespaces: moves.collect(), ..options.clone() };
     Ok(plan(choice, wal_end_time, manifest, &options, fetch)?)
 }

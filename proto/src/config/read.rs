@@ -6,8 +6,8 @@ use toml::de::DeTable;
 
 use super::values::{CENTURY, DAY, HOUR, MILLISECOND, MINUTE, Reader, SECOND, line_of};
 use super::{
-    CompressionConfig, Config, ConfigError, DrillConfig, EncryptionConfig, HttpConfig, RetentionConfig, ScheduleConfig,
-    StorageConfig, StreamConfig,
+    CompressionConfig, Config, ConfigError, DrillConfig, EncryptionConfig, HttpConfig, RetentionConfig,
+    ScheduleConfig, StorageConfig, StreamConfig,
 };
 
 /// Reads the file's content.
@@ -179,7 +179,10 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.retention.keep, Some(Retention::Window(14 * DAY)));
         assert_eq!(read.retention.grace, 2 * DAY);
         assert_eq!(read.schedule.drill.as_deref(), Some("0 6 1 * *"));
-        assert_eq!((read.drill.sql.as_slice(), read.drill.database.as_str()), (&["SELECT true".into()][..], "app"));
+        assert_eq!(
+            (read.drill.sql.as_slice(), read.drill.database.as_str()),
+            (&["SELECT true".into()][..], "app")
+        );
         assert_eq!(read.drill.settings["shared_preload_libraries"], "timescaledb");
         assert_eq!((read.drill.patience, read.drill.amcheck), (MINUTE, false));
         assert_eq!(read.http.listen.map(|address| address.port()), Some(9187));

@@ -264,7 +264,9 @@ impl<'a> Reader<'a> {
             table.iter().map(setting).collect()
         });
         settings.filter(|settings| settings.len() <= MOST_OF_A_DRILL).ok_or_else(|| {
-            found.refuse("a table of settings such as { shared_preload_libraries = \"timescaledb\" } is expected")
+            found.refuse(
+                "a table of settings such as { shared_preload_libraries = \"timescaledb\" } is expected",
+            )
         })
     }
 

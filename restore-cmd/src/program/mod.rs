@@ -4,6 +4,7 @@ mod load;
 mod logging;
 mod progress;
 mod report;
+mod signals;
 mod target;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ pub use load::{config_file, load};
 pub use logging::{LogFormat, init_logging};
 pub use progress::Progress;
 pub use report::{Failure, failure, hint, report};
+pub use signals::Interrupt;
 pub use target::TargetArgs;
 
 /// The flags that every program takes.

@@ -42,7 +42,10 @@ pub fn become_user(wanted: Option<&str>) -> Result<()> {
         ));
     }
     if !root {
-        return Err(failure(format!("only root can become {wanted}"), format!("run it as {wanted}, or as root")));
+        return Err(failure(
+            format!("only root can become {wanted}"),
+            format!("run it as {wanted}, or as root"),
+        ));
     }
     let this = std::env::current_exe().context("cannot tell where this program lies")?;
     // Groups besides the user's own are given up as well.
@@ -88,7 +91,8 @@ mod tests {
 
     #[test]
     fn reads_the_list_of_users() {
-        let user = parse("postgres:x:101:104:PostgreSQL administrator,,,:/var/lib/postgresql:/bin/bash").unwrap();
+        let user =
+            parse("postgres:x:101:104:PostgreSQL administrator,,,:/var/lib/postgresql:/bin/bash").unwrap();
         assert_eq!((user.uid, user.gid, user.home.as_str()), (101, 104, "/var/lib/postgresql"));
         assert_eq!(parse("postgres:x"), None);
         assert!(find("no such user").unwrap_err().to_string().contains("no such user"));

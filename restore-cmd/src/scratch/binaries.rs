@@ -40,7 +40,9 @@ impl Binaries {
         };
         Err(failure(
             format!("no PostgreSQL {major} is on this computer: {found}"),
-            format!("install the server of PostgreSQL {major}, or name the folder with its programs with --bindir"),
+            format!(
+                "install the server of PostgreSQL {major}, or name the folder with its programs with --bindir"
+            ),
         ))
     }
 
@@ -118,7 +120,8 @@ mod tests {
     fn server(version: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("postgres");
-        std::fs::write(&path, format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version} (Some Linux)'\n")).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version} (Some Linux)'\n"))
+            .unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         folder
     }

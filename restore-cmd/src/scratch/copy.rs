@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use proto::Lsn;
 use repository::Branch;
 use repository::catalogue::Inventory;
-use repository::manifest::Controls;
+use repository::manifest::Manifest;
 
 use super::{Binaries, Scratch, Server};
 use crate::execute::{Existing, Outcome, conf, execute, survey};
@@ -64,8 +64,7 @@ pub struct Copy {
     pub phase: Phase,
     /// What is restored.
     pub plan: Option<Plan>,
-    /// The limits of the lost server.
-    controls: Controls,
+    manifest: Option<Manifest>,
     /// PostgreSQL's programs.
     pub binaries: Option<Binaries>,
     /// What was restored.
@@ -94,7 +93,7 @@ impl Copy {
             scratch: Scratch::make(base)?,
             phase: Phase::Plan,
             plan: None,
-            controls: Controls::default(),
+            manifest: None,
             binaries: None,
             outcome: None,
             server: None,
@@ -116,26 +115,36 @@ impl Copy {
         self.scratch.data()
     }
 
-    /// Restores and starts the copy, and waits until its server is open. `planned` sees the plan, with the room that there
-    /// is, before anything is written.
+    /// Chooses a backup, looks whether WAL is there, and whether this computer can restore it. Nothing is written.
     ///
     /// # Errors
-    /// It does not come to that; [`Copy::phase`] tells how far it did.
-    pub async fn bring_up(&mut self, wanted: &Wanted<'_>, planned: impl FnOnce(&Plan)) -> Result<()> {
+    /// It cannot be restored, or not here; [`Copy::phase`] tells which.
+    pub async fn plan(&mut self, wanted: &Wanted<'_>) -> Result<()> {
         let begun = Instant::now();
-        let Prepared { plan, manifest } = self.plan(wanted).await?;
+        let Prepared { mut plan, manifest } = self.prepare(wanted).await?;
         self.planned_in = Some(begun.elapsed());
-        self.controls = manifest.head.controls;
-        let size = manifest.head.segment_size;
-        let plan = self.plan.insert(plan).clone();
         self.phase = Phase::Machine;
-        let major = plan.server_version / 10_000;
-        let binaries = Binaries::find(major, wanted.bindir)?;
-        self.binaries = Some(binaries.clone());
-        planned(&plan);
+        plan.places = survey(&plan.places, Existing::Refuse)?;
+        let binaries = Binaries::find(plan.server_version / 10_000, wanted.bindir)?;
         if !wanted.ignore_room {
             check_room(&plan.places)?;
         }
+        self.plan = Some(plan);
+        self.binaries = Some(binaries);
+        self.manifest = Some(manifest);
+        Ok(())
+    }
+
+    /// Restores and starts the copy that was planned, and waits until its server is open.
+    ///
+    /// # Errors
+    /// It does not come to that; [`Copy::phase`] tells how far it did.
+    pub async fn bring_up(&mut self, wanted: &Wanted<'_>) -> Result<()> {
+        let planned = (self.plan.clone(), self.binaries.clone(), self.manifest.take());
+        let (Some(plan), Some(binaries), Some(manifest)) = planned else {
+            bail!("a copy cannot be made before it is planned");
+        };
+        let (controls, size) = (manifest.head.controls, manifest.head.segment_size);
         self.phase = Phase::Restore;
         let begun = Instant::now();
         let progress = progress(wanted, "restore", plan.read_bytes);
@@ -152,8 +161,8 @@ impl Copy {
             .with_context(|| format!("cannot write {}", auto.display()))?;
         let wal_bytes = plan.wal_to.bytes_since(plan.wal_from);
         let progress = self::progress(wanted, "recovery", wal_bytes);
-        let server =
-            Server::start(&self.scratch, &binaries, major, &self.controls, size, &wanted.settings)?;
+        let major = plan.server_version / 10_000;
+        let server = Server::start(&self.scratch, &binaries, major, &controls, size, &wanted.settings)?;
         let server = self.server.insert(server);
         let recovered = server
             .opened(&wanted.roles, wanted.patience, |segments| {
@@ -171,7 +180,7 @@ impl Copy {
         Ok(())
     }
 
-    async fn plan(&self, wanted: &Wanted<'_>) -> Result<Prepared> {
+    async fn prepare(&self, wanted: &Wanted<'_>) -> Result<Prepared> {
         let options = Options {
             pgdata: self.scratch.data(),
             archive: crate::plan::Archive::Off,
@@ -180,10 +189,7 @@ impl Copy {
             ..wanted.options.clone()
         };
         let spaces = self.scratch.tablespaces();
-        let mut prepared =
-            prepare(wanted.branch, wanted.inventory, &options, Spaces::Within(&spaces), &wanted.fetch).await?;
-        prepared.plan.places = survey(&prepared.plan.places, Existing::Refuse)?;
-        Ok(prepared)
+        prepare(wanted.branch, wanted.inventory, &options, Spaces::Within(&spaces), &wanted.fetch).await
     }
 
     /// Ends the server and removes everything.
@@ -191,9 +197,12 @@ impl Copy {
     /// # Errors
     /// Something does not go.
     pub async fn remove(mut self) -> Result<()> {
-        drop(self.server.take());
-        let scratch = self.scratch;
-        tokio::task::spawn_blocking(move || scratch.remove()).await.context("cannot remove the copy")?
+        let (server, scratch) = (self.server.take(), self.scratch);
+        let removed = tokio::task::spawn_blocking(move || {
+            drop(server);
+            scratch.remove()
+        });
+        removed.await.context("cannot remove the copy")?
     }
 }
 

@@ -5,6 +5,7 @@
 //! subscribe or listen on the network, and all its tablespaces lie in the scratch directory.
 
 mod account;
+mod args;
 mod binaries;
 mod copy;
 mod place;
@@ -12,8 +13,8 @@ mod server;
 mod settings;
 
 pub use account::become_user;
+pub use args::{CopyArgs, copy_options};
 pub use binaries::Binaries;
 pub use copy::{Copy, Phase, Wanted};
 pub use place::Scratch;
-pub(crate) use server::rows;
-pub use server::{Server, sql_message};
+pub use server::{Server, rows, sql_message};

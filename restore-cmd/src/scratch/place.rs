@@ -58,7 +58,10 @@ impl Scratch {
         let folder = base.join(format!("{PREFIX}{}-{moment:08x}", std::process::id()));
         if folder.join("socket").join(SOCKET).as_os_str().len() > LONGEST_SOCKET {
             return Err(failure(
-                format!("the path {} is too long: a Unix socket's has at most {LONGEST_SOCKET} bytes", folder.display()),
+                format!(
+                    "the path {} is too long: a Unix socket's has at most {LONGEST_SOCKET} bytes",
+                    folder.display()
+                ),
                 "name a directory with a shorter path with --scratch",
             ));
         }

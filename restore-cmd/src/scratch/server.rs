@@ -1,16 +1,16 @@
 //! The copy's server: starting it, waiting until it has recovered, sessions with it, its end.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use std::os::unix::process::CommandExt;
 
-use anyhow::{Context, Result, bail};
-use proto::wal::SegmentSize;
+use anyhow::{Context, Result};
 use proto::Lsn;
+use proto::wal::SegmentSize;
 use repository::manifest::Controls;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -34,6 +34,38 @@ pub struct Server {
     log: PathBuf,
     major: u32,
     user: String,
+}
+
+/// What the server says, line by line as it comes. It speaks English: its settings are ours.
+struct Log {
+    file: File,
+    unread: String,
+    /// Sessions are let in.
+    ready: bool,
+    /// Segments that were fetched.
+    fetched: u64,
+}
+
+impl Log {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).context("cannot read the server's log")?;
+        Ok(Self { file, unread: String::new(), ready: false, fetched: 0 })
+    }
+
+    /// Whether there was anything new.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut bytes = Vec::new();
+        if self.file.read_to_end(&mut bytes)? == 0 {
+            return Ok(false);
+        }
+        self.unread.push_str(&String::from_utf8_lossy(&bytes));
+        let whole = self.unread.rfind('\n').map_or(0, |at| at + 1);
+        for line in self.unread.drain(..whole).collect::<String>().lines() {
+            self.ready |= line.contains("database system is ready to accept connections");
+            self.fetched += u64::from(line.contains("restored log file \""));
+        }
+        Ok(true)
+    }
 }
 
 /// Where recovery has ended.
@@ -89,28 +121,25 @@ impl Server {
         patience: Duration,
         mut ahead: impl FnMut(u64),
     ) -> Result<Recovered> {
-        let mut seen = (0, Instant::now());
-        loop {
-            if let Some(status) = self.child.try_wait().context("cannot tell whether the server runs")? {
+        let mut log = Log::open(&self.log)?;
+        let mut moved = Instant::now();
+        while !log.ready {
+            // Looked at before the log, so that its last lines are read as well.
+            let ended = self.child.try_wait().context("cannot tell whether the server runs")?;
+            if log.read().context("cannot read the server's log")? {
+                moved = Instant::now();
+                ahead(log.fetched);
+            }
+            if let Some(status) = ended {
                 return Err(self.blame(&format!("the server ended with {status} while it recovered")));
             }
-            match self.log_in(roles).await? {
-                Some(user) => {
-                    self.user = user;
-                    break;
-                }
-                None => tokio::time::sleep(PAUSE).await,
-            }
-            // Each segment that is fetched leaves a line.
-            let length = fs::metadata(&self.log).map_or(0, |meta| meta.len());
-            if length != seen.0 {
-                seen = (length, Instant::now());
-                ahead(self.fetched());
-            } else if seen.1.elapsed() > patience {
+            if moved.elapsed() > patience {
                 let waited = humantime::format_duration(Duration::from_secs(patience.as_secs()));
                 return Err(self.blame(&format!("the recovery has stood still for {waited}")));
             }
+            tokio::time::sleep(PAUSE).await;
         }
+        self.user = self.log_in(roles).await?;
         let client = self.connect(TEMPLATE).await?;
         let asked = "SELECT pg_last_wal_replay_lsn(), \
                      (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint";
@@ -122,32 +151,23 @@ impl Server {
         })
     }
 
-    /// How many segments the server has fetched.
-    fn fetched(&self) -> u64 {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        log.lines().filter(|line| line.contains("restored log file \"")).count() as u64
-    }
-
-    /// The name of a superuser who may log in; `None` while nobody is let in.
-    async fn log_in(&self, roles: &[String]) -> Result<Option<String>> {
+    /// The name of a superuser who may log in.
+    async fn log_in(&self, roles: &[String]) -> Result<String> {
         let mut refusals = Vec::new();
         for role in roles {
-            match self.session(role, TEMPLATE).await {
-                Ok(client) => {
-                    let asked = "SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1";
-                    let found = rows(&client, asked).await?.into_iter().next();
-                    return match found.and_then(|row| row.into_iter().next().flatten()) {
-                        Some(user) => Ok(Some(user)),
-                        None => bail!("no superuser of the restored cluster may log in"),
-                    };
+            let client = match self.session(role, TEMPLATE).await {
+                Ok(client) => client,
+                Err(error) => {
+                    refusals.push(sql_message(&error));
+                    continue;
                 }
-                Err(error) => match error.as_db_error() {
-                    // It is starting, or has no such role.
-                    Some(db) if db.code().code() == "57P03" => return Ok(None),
-                    Some(db) => refusals.push(db.message().to_owned()),
-                    None => return Ok(None),
-                },
+            };
+            let asked = "SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1";
+            let found = rows(&client, asked).await?.into_iter().next();
+            if let Some(user) = found.and_then(|row| row.into_iter().next().flatten()) {
+                return Ok(user);
             }
+            refusals.push("no superuser of the cluster may log in".to_owned());
         }
         Err(failure(
             format!("nobody can log in to the restored server: {}", refusals.join("; ")),
@@ -161,7 +181,9 @@ impl Server {
     /// The server does not let it in.
     pub async fn connect(&self, database: &str) -> Result<Client> {
         let opened = self.session(&self.user, database).await;
-        opened.map_err(|error| anyhow::anyhow!("cannot connect to database {database}: {}", sql_message(&error)))
+        opened.map_err(|error| {
+            anyhow::anyhow!("cannot connect to database {database}: {}", sql_message(&error))
+        })
     }
 
     async fn session(&self, user: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
@@ -180,7 +202,8 @@ impl Server {
     /// The databases that let sessions in.
     pub async fn databases(&self) -> Result<Vec<String>> {
         let client = self.connect(TEMPLATE).await?;
-        let found = rows(&client, "SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname").await?;
+        let found =
+            rows(&client, "SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname").await?;
         Ok(found.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
     }
 
@@ -268,7 +291,7 @@ fn last_words(log: &str) -> String {
 ///
 /// # Errors
 /// The server refuses it; the message is the server's.
-pub(crate) async fn rows(client: &Client, query: &str) -> Result<Vec<Vec<Option<String>>>> {
+pub async fn rows(client: &Client, query: &str) -> Result<Vec<Vec<Option<String>>>> {
     let messages = client.simple_query(query).await.map_err(|error| anyhow::anyhow!(sql_message(&error)))?;
     let row = |message: SimpleQueryMessage| match message {
         SimpleQueryMessage::Row(row) => {

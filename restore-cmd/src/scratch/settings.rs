@@ -87,10 +87,11 @@ pub(super) fn arguments(folder: &Path) -> Vec<String> {
 
 /// What our sessions ask for: these count more than what a database or a role has set for its own.
 pub(super) fn session(major: u32) -> String {
-    let mut text = "-c role=none -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+    let mut text =
+        "-c role=none -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
                     -c session_preload_libraries= -c local_preload_libraries= -c zero_damaged_pages=off \
                     -c ignore_checksum_failure=off -c default_transaction_read_only=off -c row_security=off"
-        .to_owned();
+            .to_owned();
     if major >= 17 {
         // Triggers that fire at a login.
         text += " -c event_triggers=off";
