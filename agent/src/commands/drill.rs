@@ -14,7 +14,7 @@ use repository::catalogue::Inventory;
 use repository::drill::{
     Check, PROOF_FORMAT, Proof, ProofBackup, ProofName, ProofTarget, Reached, Took, Verdict,
 };
-use restore::plan::{Plan, RecoveryTarget, TimelineChoice};
+use restore::plan::{RecoveryTarget, TimelineChoice};
 use restore::prepare::open_branch;
 use restore::program::{GlobalArgs, Interrupt, TargetArgs, failure, hint, load};
 use restore::scratch::{Copy, CopyArgs, Phase, become_user, copy_options};
@@ -173,7 +173,7 @@ impl Drill {
         let wanted = args.copy.wanted(&self.global, config, (&self.branch, &self.inventory), options)?;
         Box::pin(copy.plan(&wanted)).await?;
         if let Some(plan) = copy.plan.as_ref().filter(|_| !args.json) {
-            super::print(&announce(plan))?;
+            super::print(&plan.announced())?;
         }
         Box::pin(copy.bring_up(&wanted)).await?;
         let (Some(server), Some(binaries)) = (&copy.server, &copy.binaries) else {
@@ -270,23 +270,6 @@ fn proof_target(target: &RecoveryTarget, random: bool) -> ProofTarget {
         RecoveryTarget::Name(name) => ("name", Some(name.as_str().to_owned())),
     };
     ProofTarget { kind: kind.to_owned(), value, random }
-}
-
-/// What is going to happen, before it does.
-fn announce(plan: &Plan) -> String {
-    let room: u64 = plan.places.iter().map(|place| place.needed_bytes).sum();
-    let mut text = format!("{:<12} {}\n{:<12} {}\n", "backup", plan.backup, "target", plan.target);
-    let _ = writeln!(
-        text,
-        "{:<12} {} files, {} ({} of room needed), and {} of WAL at most",
-        "content",
-        plan.files,
-        HumanBytes(plan.size_bytes),
-        HumanBytes(room),
-        HumanBytes(plan.wal_to.bytes_since(plan.wal_from))
-    );
-    let _ = writeln!(text, "{:<12} {}", "into", plan.pgdata.display());
-    text
 }
 
 /// What it came to.

@@ -1,4 +1,5 @@
 //! The verbs of `restore-cmd`.
 
+pub(crate) mod export;
 pub(crate) mod fetch;
 pub(crate) mod restore;

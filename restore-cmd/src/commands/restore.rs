@@ -6,11 +6,13 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use indicatif::{HumanBytes, HumanDuration};
 use proto::config::Config;
+use repository::Branch;
 use repository::catalogue::Inventory;
-use restore::execute::{Existing, Outcome, check, execute, survey};
-use restore::plan::{Archive, Options, Plan, TargetAction, check_room};
+use repository::drill::{Proof, Verdict};
+use restore::execute::{Existing, Outcome, check, execute, foreign, survey};
+use restore::plan::{Archive, Estimate, Options, Plan, TargetAction, check_room};
 use restore::prepare::{Prepared, Spaces, fetch_command, open_branch, prepare};
-use restore::program::{GlobalArgs, Progress, TargetArgs, failure, load};
+use restore::program::{GlobalArgs, Progress, TargetArgs, failure, load, no_password};
 
 /// Restore a backup into a data directory, ready to recover to a target
 #[derive(clap::Args, Debug)]
@@ -43,9 +45,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
 
-    /// Make the server a standby
+    /// Make the server a standby; if neither --primary-conninfo nor its postgresql.conf names a primary, it gets its WAL from
+    /// the repository alone
     #[arg(long)]
     standby: bool,
+
+    /// The primary that the standby streams from: libpq keywords or a URI, without a password
+    #[arg(long, value_name = "CONNINFO", requires = "standby")]
+    primary_conninfo: Option<String>,
 
     /// Whether the restored server archives: off for a copy beside the original
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
@@ -119,6 +126,10 @@ async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Op
     let Prepared { mut plan, manifest } =
         prepare(&branch, &inventory, options, Spaces::AsAsked, &fetch).await?;
     plan.places = survey(&plan.places, existing)?;
+    if args.delta {
+        plan.foreign = Some(foreign(&plan.pgdata, &plan.tablespaces, &manifest)?);
+    }
+    plan.estimate = Some(Estimate::of(plan.read_bytes, plan.wal_bytes(), &proofs(&branch).await));
     if args.dry_run {
         print(args, &plan, None)?;
     }
@@ -139,6 +150,19 @@ async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Op
     print(args, &plan, Some(&outcome?))
 }
 
+/// So many of the newest drills are asked how long they took.
+const PROOFS: usize = 3;
+
+/// The newest drills that passed. An estimate can do without: whoever cannot read them restores all the same.
+async fn proofs(branch: &Branch) -> Vec<Proof> {
+    let names = branch.proofs().await.unwrap_or_default();
+    let mut proofs = Vec::new();
+    for name in names.iter().rev().filter(|name| name.verdict == Verdict::Passed).take(PROOFS) {
+        proofs.extend(branch.read_proof(name).await.ok());
+    }
+    proofs
+}
+
 fn jobs(args: &Args) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     args.jobs.map_or(processors, usize::from)
@@ -151,6 +175,9 @@ fn options(args: &Args) -> Result<Options> {
     };
     let tablespaces =
         args.tablespace.iter().map(|TablespaceArg(old, new)| (old.clone(), new.clone())).collect();
+    if let Some(conninfo) = &args.primary_conninfo {
+        no_password(conninfo, "--primary-conninfo")?;
+    }
     let pgdata = absolute(&args.pgdata)?;
     if pgdata.parent().is_none() {
         return Err(failure("the root directory is no data directory", "name another one with --pgdata"));
@@ -163,6 +190,7 @@ fn options(args: &Args) -> Result<Options> {
         timeline: args.target.timeline(),
         action: args.target_action,
         standby: args.standby,
+        primary: args.primary_conninfo.clone(),
         archive: args.archive,
         tablespaces,
     })

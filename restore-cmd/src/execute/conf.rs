@@ -21,6 +21,8 @@ const RECOVERY: &[&str] = &[
     "recovery_target_timeline",
     "recovery_target_action",
     "recovery_min_apply_delay",
+    "primary_conninfo",
+    "primary_slot_name",
 ];
 
 /// One setting: a name and its plain value.

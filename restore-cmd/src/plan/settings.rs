@@ -95,6 +95,9 @@ pub fn settings(choice: &Choice, options: &Options, fetch: &FetchCommand) -> Vec
         settings.push(Setting::new("recovery_target_inclusive", if exclusive { "off" } else { "on" }));
         settings.push(Setting::new("recovery_target_action", options.action.to_string()));
     }
+    if let Some(primary) = options.primary.as_ref().filter(|_| options.standby) {
+        settings.push(Setting::new("primary_conninfo", primary));
+    }
     if options.archive == Archive::Off {
         settings.push(Setting::new("archive_mode", "off"));
     }

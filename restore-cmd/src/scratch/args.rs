@@ -114,6 +114,7 @@ pub fn copy_options(args: &TargetArgs, target: RecoveryTarget, timeline: Timelin
         timeline,
         action: TargetAction::Promote,
         standby: false,
+        primary: None,
         archive: Archive::Off,
         tablespaces: Vec::new(),
     }
