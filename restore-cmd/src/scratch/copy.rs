@@ -129,6 +129,8 @@ impl Copy {
         if !wanted.ignore_room {
             check_room(&plan.places)?;
         }
+        let head = &manifest.head;
+        Server::configure(&self.scratch, &binaries, &head.controls, head.segment_size, &wanted.settings)?;
         self.plan = Some(plan);
         self.binaries = Some(binaries);
         self.manifest = Some(manifest);
@@ -144,7 +146,7 @@ impl Copy {
         let (Some(plan), Some(binaries), Some(manifest)) = planned else {
             bail!("a copy cannot be made before it is planned");
         };
-        let (controls, size) = (manifest.head.controls, manifest.head.segment_size);
+        let size = manifest.head.segment_size;
         self.phase = Phase::Restore;
         let begun = Instant::now();
         let progress = progress(wanted, "restore", plan.read_bytes);
@@ -161,8 +163,7 @@ impl Copy {
             .with_context(|| format!("cannot write {}", auto.display()))?;
         let wal_bytes = plan.wal_to.bytes_since(plan.wal_from);
         let progress = self::progress(wanted, "recovery", wal_bytes);
-        let major = plan.server_version / 10_000;
-        let server = Server::start(&self.scratch, &binaries, major, &controls, size, &wanted.settings)?;
+        let server = Server::start(&self.scratch, &binaries, plan.server_version / 10_000)?;
         let server = self.server.insert(server);
         let recovered = server
             .opened(&wanted.roles, wanted.patience, |segments| {

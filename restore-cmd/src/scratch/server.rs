@@ -77,15 +77,17 @@ pub(super) struct Recovered {
 }
 
 impl Server {
-    /// Starts a server on the restored data directory of `scratch`. It is not waited for.
-    pub(super) fn start(
+    /// Writes the copy's configuration, and has PostgreSQL look at it: no data directory needs to be there for that.
+    ///
+    /// # Errors
+    /// It takes one of the settings for wrong, perhaps one that is `wanted`.
+    pub(super) fn configure(
         scratch: &Scratch,
         binaries: &Binaries,
-        major: u32,
         controls: &Controls,
         size: SegmentSize,
         wanted: &[(String, String)],
-    ) -> Result<Self> {
+    ) -> Result<()> {
         let folder = scratch.folder();
         let write = |name: &str, text: &str| {
             let path = folder.join(name);
@@ -94,6 +96,32 @@ impl Server {
         write("postgresql.conf", &settings::configuration(controls, size, wanted))?;
         write("hba.conf", settings::HBA)?;
         write("ident.conf", "")?;
+        let postgres = binaries.needed("postgres")?;
+        let asked = bare(&postgres, folder)
+            .args(["-C", "port", "-D"])
+            .arg(folder)
+            .args(settings::arguments(folder))
+            .stdin(Stdio::null())
+            .output();
+        let asked = asked.with_context(|| format!("cannot run {}", postgres.display()))?;
+        if asked.status.success() {
+            return Ok(());
+        }
+        let words = String::from_utf8_lossy(&asked.stderr);
+        let told: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        Err(failure(
+            format!(
+                "PostgreSQL {} does not take the copy's settings: {}",
+                binaries.version(),
+                told.join(" | ")
+            ),
+            "look at --setting, and at `settings` in [drill]",
+        ))
+    }
+
+    /// Starts a server on the restored data directory of `scratch`, which is configured. It is not waited for.
+    pub(super) fn start(scratch: &Scratch, binaries: &Binaries, major: u32) -> Result<Self> {
+        let folder = scratch.folder();
         let log = File::create(scratch.log()).context("cannot write the server's log")?;
         let postgres = binaries.needed("postgres")?;
         let child = bare(&postgres, folder)
