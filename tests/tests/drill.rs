@@ -270,6 +270,30 @@ fn what_this_computer_cannot_do_is_refused_and_not_recorded() -> Result<()> {
     Ok(())
 }
 
+/// Replay would make the tablespace again, at its own place: that of the living one.
+#[test]
+fn a_tablespace_that_was_made_after_the_backup_is_not_touched() -> Result<()> {
+    let Some(installation) = Installation::any_or_skip() else { return Ok(()) };
+    let mut stage = Stage::set(&installation, StoreKind::File, |builder| builder, small)?;
+    let before = stage.server.sql("SELECT clock_timestamp()")?;
+    workload::transactions(&stage.server, 2)?;
+    let late = stage.world.folder("late")?;
+    stage.server.sql(&format!("CREATE TABLESPACE late LOCATION '{}'", late.display()))?;
+    stage.server.sql("CREATE TABLE quick TABLESPACE late AS SELECT n FROM generate_series(1, 5000) n")?;
+    stage.work()?;
+    stage.server.sql("CHECKPOINT")?;
+    let content = stage.server.digest_all()?;
+    stage.drill(&[])?.refused(1, &[&late.display().to_string(), "after the backup had begun"]);
+    stage.drill(&["--no-amcheck", "--target-time", &before])?.ok()?;
+    stage.is_swept()?;
+    assert_eq!(stage.proofs()?.len(), 1, "the first said nothing about the repository");
+    stage.agent.backup_full()?;
+    stage.drill(&["--no-amcheck", "--sql", "SELECT count(*) = 5000 FROM quick"])?.ok()?;
+    stage.server.restart()?;
+    assert_eq!(stage.server.digest_all()?, content);
+    Ok(())
+}
+
 /// Waits until the copy's server runs; its process.
 fn running(stage: &Stage) -> Result<Pid> {
     wait_for("the copy's server runs", PATIENCE, || {

@@ -10,6 +10,7 @@ use repository::Branch;
 use repository::catalogue::Inventory;
 use repository::manifest::Manifest;
 
+use super::late::refuse_late_tablespaces;
 use super::{Binaries, Scratch, Server};
 use crate::execute::{Existing, Outcome, conf, execute, survey};
 use crate::plan::{FetchCommand, Options, Plan, check_room};
@@ -131,6 +132,10 @@ impl Copy {
         }
         let head = &manifest.head;
         Server::configure(&self.scratch, &binaries, &head.controls, head.segment_size, &wanted.settings)?;
+        let progress = progress(wanted, "look through WAL", plan.wal_bytes());
+        let looked = refuse_late_tablespaces(wanted.branch, wanted.inventory, &plan, &progress).await;
+        progress.finish();
+        looked?;
         self.plan = Some(plan);
         self.binaries = Some(binaries);
         self.manifest = Some(manifest);

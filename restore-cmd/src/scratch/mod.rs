@@ -8,6 +8,7 @@ mod account;
 mod args;
 mod binaries;
 mod copy;
+mod late;
 mod place;
 mod server;
 mod settings;
