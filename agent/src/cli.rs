@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use restore::program::{self, GlobalArgs};
 
-use crate::commands::{backup, check, expire, init, keep, list, push, run, status, verify};
+use crate::commands::{backup, check, drill, expire, init, keep, list, push, run, status, verify};
 
 /// WAL archiving, streaming and base backup for PostgreSQL.
 #[derive(Debug, Parser)]
@@ -37,6 +37,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Is everything in the repository that is needed? With --deep every byte is read, and compared with its digest
     Verify(verify::VerifyArgs),
+    /// Restore for real into a scratch directory, start PostgreSQL on it, prove it, record the proof
+    Drill(Box<drill::DrillArgs>),
     /// Ship one WAL file without a running agent
     Push(push::PushArgs),
 }
@@ -65,6 +67,7 @@ impl Cli {
                 Verb::Status(args) => Box::pin(status::run(&global, args)).await,
                 Verb::Check(args) => Box::pin(check::run(&global, args)).await,
                 Verb::Verify(args) => Box::pin(verify::run(&global, args)).await,
+                Verb::Drill(args) => Box::pin(drill::run(&global, *args)).await,
                 Verb::Push(args) => Box::pin(push::run(&global, args)).await,
             }
         });

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use jiff::Timestamp;
+use jiff::{Timestamp, ToSpan};
 use proto::wal::{SegmentName, SegmentSize, WalFile};
 use proto::{Digest, Lsn, ServerTime, SystemId, TimelineId};
 use repository::backup::{BackupKind, BackupLabel, Intent};
 use repository::catalogue::Inventory;
+use repository::drill::{Check, PROOF_FORMAT, Proof, ProofBackup, ProofTarget, Reached, Took, Verdict};
 use repository::manifest::{
     Controls, Entry, ExternalConfig, MANIFEST_FORMAT, Manifest, ManifestHead, RawBytes, SafePath, Tablespace,
     WalRange,
@@ -220,4 +221,74 @@ async fn what_version_1_has_written_is_read_as_ever() {
         fs::write(golden("list.json"), &json).unwrap();
     }
     assert_eq!(json, fs::read_to_string(golden("list.json")).unwrap());
+}
+
+/// A proof with everything in it.
+fn proof() -> Proof {
+    let time = |seconds: i64| Timestamp::from_second(1_795_483_815 + seconds).unwrap();
+    Proof {
+        format: PROOF_FORMAT,
+        verdict: Verdict::Failed,
+        started_at: time(0),
+        finished_at: time(61),
+        program: "walkeep 0.1.0".into(),
+        host: "db1".into(),
+        postgres: Some("15.18".into()),
+        target: ProofTarget { kind: "time".into(), value: Some("2026-11-24T01:00:00Z".into()), random: true },
+        backup: Some(ProofBackup {
+            label: label(),
+            kind: BackupKind::Full,
+            server_version: 150_018,
+            files: 12,
+            size_bytes: 1_069_756,
+            read_bytes: 1_000_000,
+        }),
+        reached: Some(Reached {
+            timeline: TimelineId::FIRST,
+            lsn: Lsn(0x38_0000),
+            time: Some(time(-1800)),
+            wal_bytes: 1_572_864,
+        }),
+        took: Took { plan: Some(0.25), restore: Some(40.5), recovery: Some(10.0), checks: None },
+        recovery_seconds: Some(50.75),
+        checks: vec![
+            Check {
+                name: "relations".into(),
+                passed: Some(false),
+                summary: "70 relations of 3 databases, 1.02 MiB".into(),
+                problems: vec!["database app, public.orders: invalid page in block 3".into()],
+                seconds: 9.5,
+            },
+            Check {
+                name: "amcheck".into(),
+                passed: None,
+                summary: "the program pg_amcheck is not on this computer".into(),
+                problems: Vec::new(),
+                seconds: 0.0,
+            },
+        ],
+        failure: Some("relations: database app, public.orders: invalid page in block 3".into()),
+    }
+}
+
+/// `golden/drill.json` is the content of a proof.
+#[tokio::test]
+async fn a_proof_is_written_and_read_as_ever() {
+    let text = serde_json::to_string(&proof()).unwrap() + "\n";
+    if std::env::var("WALKEEP_GOLDEN").is_ok_and(|value| value == "write") {
+        fs::write(golden("drill.json"), &text).unwrap();
+    }
+    let known = fs::read_to_string(golden("drill.json")).unwrap();
+    assert_eq!(text, known);
+    assert_eq!(serde_json::from_str::<Proof>(&known).unwrap(), proof());
+
+    let folder = tempfile::tempdir().unwrap();
+    copy(&golden("repository"), folder.path());
+    let branch = open(folder.path()).await.only_branch(&"main".parse().unwrap()).await.unwrap();
+    assert!(branch.proofs().await.unwrap().is_empty());
+    let failed = branch.put_proof(&proof()).await.unwrap();
+    let earlier = Proof { verdict: Verdict::Passed, started_at: label().started() - 1.hour(), ..proof() };
+    let passed = branch.put_proof(&earlier).await.unwrap();
+    assert_eq!(branch.proofs().await.unwrap(), [passed, failed.clone()]);
+    assert_eq!(branch.read_proof(&failed).await.unwrap(), proof());
 }

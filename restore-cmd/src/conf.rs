@@ -22,6 +22,8 @@ const RECOVERY: &[&str] = &[
     "recovery_target_timeline",
     "recovery_target_action",
     "recovery_min_apply_delay",
+    "primary_conninfo",
+    "primary_slot_name",
 ];
 
 /// One that only counts for the recovery for which we wrote it; elsewhere it is the user's.

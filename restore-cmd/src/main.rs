@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use ::restore::program::{GlobalArgs, init_logging, report};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use commands::{fetch, restore};
+use commands::{export, fetch, restore};
 
 /// Bring a PostgreSQL cluster back from a walkeep repository
 #[derive(Parser, Debug)]
@@ -23,6 +23,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Verb {
     Restore(Box<restore::Args>),
+    Export(Box<export::Args>),
     Fetch(fetch::Args),
 }
 
@@ -45,13 +46,18 @@ fn main() -> ExitCode {
             }));
             fetch::run(&cli.global, args)
         }
-        Verb::Restore(args) => match restore::run(&cli.global, args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                report(&error);
-                ExitCode::FAILURE
-            }
-        },
+        Verb::Restore(args) => ended(restore::run(&cli.global, args)),
+        Verb::Export(args) => ended(export::run(&cli.global, args)),
+    }
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
     }
 }
 

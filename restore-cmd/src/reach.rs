@@ -11,7 +11,7 @@ use proto::wal::page::PAGE_SIZE;
 use proto::wal::{SegmentName, SegmentNo};
 use proto::{Lsn, ServerTime};
 use repository::Branch;
-use repository::catalogue::Inventory;
+use repository::catalogue::{Inventory, Lineage};
 
 use crate::plan::{Choice, Options, RecoveryTarget, TargetTime};
 
@@ -45,7 +45,9 @@ pub async fn last_record(
     };
     let mut ends = TransactionEnds::default();
     for number in (first..=last).map(SegmentNo) {
-        let Some(bytes) = content(branch, inventory, choice, number).await? else { return Ok(None) };
+        let Some(bytes) = content(branch, inventory, &choice.lineage, choice.wal_end, number).await? else {
+            return Ok(None);
+        };
         for (index, page) in bytes.chunks(PAGE_SIZE).enumerate() {
             let address = number.start(size) + (index * PAGE_SIZE) as u64;
             let found = match ends.read(page, address) {
@@ -87,15 +89,17 @@ async fn first_after(
 }
 
 /// What there is of a segment before the end of WAL; `None` if it went meanwhile.
-async fn content(
+pub(crate) async fn content(
     branch: &Branch,
     inventory: &Inventory,
-    choice: &Choice,
+    lineage: &Lineage,
+    wal_end: Lsn,
     number: SegmentNo,
 ) -> Result<Option<Bytes>> {
     let size = inventory.segment_size();
-    let length = choice.wal_end.bytes_since(number.start(size)).min(size.bytes());
-    for part in choice.lineage.timelines_of(number, size) {
+    let length = wal_end.bytes_since(number.start(size)).min(size.bytes());
+    let parts: Vec<_> = lineage.timelines_of(number, size).collect();
+    for part in parts {
         let name = SegmentName::new(part.timeline, number, size);
         let Some(wal) = inventory.wal.timelines.get(&part.timeline) else { continue };
         let bytes = if wal.segments.contains_key(&name) {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use proto::page::BLOCK_SIZE;
 use repository::catalogue::Inventory;
-use restore::execute::{Existing, Outcome, execute};
+use restore::execute::{Existing, Outcome, execute, foreign};
 use restore::plan::{
     Archive, FetchCommand, Options, RecoveryTarget, TargetAction, TimelineChoice, choose, plan,
 };
@@ -27,6 +27,7 @@ async fn restore(fixture: &Fixture, space: &Path, existing: Existing) -> anyhow:
         timeline: TimelineChoice::Latest,
         action: TargetAction::Promote,
         standby: false,
+        primary: None,
         archive: Archive::Keep,
         tablespaces: vec![("/lost/space".into(), space.to_owned())],
     };
@@ -167,4 +168,26 @@ async fn a_restore_that_was_cut_off_goes_on() {
     std::fs::write(pgdata.join("walkeep-restore-unfinished"), "System identifier: 7\n").unwrap();
     let error = restore(&fixture, &space, delta()).await.unwrap_err();
     assert!(error.to_string().contains("belongs to cluster 7"), "{error}");
+}
+
+/// What a dry run tells of is what goes.
+#[tokio::test]
+async fn what_would_be_removed_is_told_beforehand() {
+    let fixture = fixture(&made()).await;
+    let space = fixture.home.path().join("space");
+    restore(&fixture, &space, Existing::Refuse).await.unwrap();
+    let (branch, pgdata) = (&fixture.branch, fixture.pgdata());
+    let backup = branch.backups().await.unwrap().pop().unwrap();
+    let manifest = branch.read_manifest(&backup).await.unwrap();
+    let own = foreign(&pgdata, &[], &manifest).unwrap().entries;
+    std::fs::write(pgdata.join("base/5/letter"), "dear").unwrap();
+    std::fs::create_dir_all(pgdata.join("a/b")).unwrap();
+    symlink("/", pgdata.join("root")).unwrap();
+    let found = foreign(&pgdata, &[], &manifest).unwrap();
+    assert_eq!(found.entries, own + 3);
+    for name in ["a", "base/5/letter"] {
+        assert!(found.first.iter().any(|known| known == name), "{found:?}");
+    }
+    assert!(found.first.is_sorted() && found.first.len() <= 10);
+    assert_eq!(foreign(&fixture.home.path().join("nothing"), &[], &manifest).unwrap().entries, 0);
 }

@@ -26,6 +26,7 @@ fn options(pgdata: &Path) -> Options {
         timeline: TimelineChoice::Latest,
         action: TargetAction::Promote,
         standby: false,
+        primary: None,
         archive: Archive::Keep,
         tablespaces: Vec::new(),
     }

@@ -13,6 +13,8 @@ use repository::manifest::ManifestHead;
 use restore::program::GlobalArgs;
 use serde::Serialize;
 
+use crate::drill::LastDrills;
+
 /// The arguments of `walkeep list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
@@ -43,6 +45,7 @@ pub async fn run(global: &GlobalArgs, args: ListArgs) -> anyhow::Result<ExitCode
         unreadable: inventory.unreadable.iter().map(Unreadable::of).collect(),
         windows: found.windows,
         gaps: found.gaps,
+        drills: LastDrills::of(&branch, Timestamp::now()).await?,
     };
     if args.json {
         super::print_json(&listing)?;
@@ -65,6 +68,8 @@ struct Listing {
     unreadable: Vec<Unreadable>,
     windows: Vec<Window>,
     gaps: Vec<Gap>,
+    #[serde(flatten)]
+    drills: LastDrills,
 }
 
 #[derive(Debug, Serialize)]
@@ -177,6 +182,9 @@ impl Listing {
                  backup makes what follows restorable",
                 gap.timeline, gap.from_lsn, gap.to_lsn
             );
+        }
+        for (at, line) in self.drills.lines().into_iter().enumerate() {
+            let _ = writeln!(text, "{:<10} {line}", if at == 0 { "last drill" } else { "" });
         }
         text
     }
@@ -318,6 +326,7 @@ mod tests {
             backups: vec![backup("a", 0x1000), backup("b", 0x9000)],
             unreadable: Vec::new(),
             windows: vec![window(0x1000, 0x5000), window(0x9000, 0x1_0000)],
+            drills: LastDrills::default(),
             gaps: vec![Gap { timeline: TimelineId::FIRST, from_lsn: Lsn(0x5000), to_lsn: Lsn(0x8000) }],
         }
     }
@@ -331,6 +340,7 @@ mod tests {
             "before the upgrade",
             "2 damaged pages were on the server when it was taken: base/5/16384",
             "from 2023-11-14 22:13:30Z (0/9000)",
+            "last drill never: prove",
             "gap on timeline 1: WAL from 0/5000 to 0/8000 is missing (12.00 KiB)",
         ] {
             assert!(text.contains(words), "{words}\n{text}");

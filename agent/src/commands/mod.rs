@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod check;
+pub mod drill;
 pub mod expire;
 pub mod init;
 pub mod keep;

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::list::BackupLine;
 use crate::archive::{Archive, KnownSegments};
 use crate::backoff::Backoff;
+use crate::drill::LastDrills;
 use crate::server::{AgentState, BackupSource, Listener, serve};
 use crate::stop::stopped;
 use crate::stream::{PostgreSql, StreamOptions, follow};
@@ -191,6 +192,17 @@ impl BackupSource for NewestBackup {
             let head =
                 newest.await.inspect_err(|error| debug!("cannot tell the last backup: {error}")).ok()??;
             serde_json::to_value(BackupLine::of(&head)).ok()
+        })
+    }
+
+    fn drills(&self) -> futures::future::BoxFuture<'static, Option<LastDrills>> {
+        let (repository, cluster) = (self.repository.clone(), self.cluster.clone());
+        Box::pin(async move {
+            let last = async {
+                let branch = repository.only_branch(&cluster).await?;
+                LastDrills::of(&branch, jiff::Timestamp::now()).await
+            };
+            last.await.inspect_err(|error| debug!("cannot tell the last drill: {error}")).ok()
         })
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::archive::{ArchiveState, ArchiveStatus};
+use crate::drill::LastDrills;
 use crate::stream::{StreamState, StreamStatus};
 
 /// How long what was read of the last backup is good enough.
@@ -25,19 +26,24 @@ pub struct AgentState {
     pub stream: StreamState,
     /// What the archiver's calls led to.
     pub archive: ArchiveState,
-    last_backup: Arc<Mutex<LastBackup>>,
+    last_backup: Arc<Mutex<Looked<serde_json::Value>>>,
+    last_drills: Arc<Mutex<Looked<LastDrills>>>,
     source: Arc<dyn BackupSource>,
 }
 
-/// Who can be asked for the newest backup.
+/// Who can be asked for the newest backup, and for the drills.
 pub trait BackupSource: Send + Sync {
     /// The newest backup, as `list` shows it; `None` if there is none or nobody can tell.
     fn newest(&self) -> futures::future::BoxFuture<'static, Option<serde_json::Value>>;
+
+    /// The last drills; `None` if nobody can tell.
+    fn drills(&self) -> futures::future::BoxFuture<'static, Option<LastDrills>>;
 }
 
+/// What was read of the repository, and when.
 #[derive(Default)]
-struct LastBackup {
-    value: Option<serde_json::Value>,
+struct Looked<T> {
+    value: Option<T>,
     read: Option<Instant>,
 }
 
@@ -52,6 +58,9 @@ pub struct StatusReport {
     pub archive: ArchiveStatus,
     /// The newest backup.
     pub last_backup: Option<serde_json::Value>,
+    /// The last drills; absent if nobody can tell.
+    #[serde(flatten)]
+    pub last_drills: Option<LastDrills>,
     /// The last thing that went wrong since the agent was started.
     pub last_error: Option<String>,
     /// When it was last seen.
@@ -66,36 +75,45 @@ impl AgentState {
             stream: StreamState::default(),
             archive: ArchiveState::default(),
             last_backup: Arc::default(),
+            last_drills: Arc::default(),
             source,
         }
     }
 
     /// The state at this moment.
     pub async fn report(&self) -> StatusReport {
-        let last_backup = self.last_backup().await;
+        let (last_backup, last_drills) = tokio::join!(
+            look(&self.last_backup, || self.source.newest()),
+            look(&self.last_drills, || self.source.drills()),
+        );
         let last_error = self.stream.last_error();
         let archive = self.archive.status();
         StatusReport {
             cluster: self.cluster.to_string(),
             stream: self.stream.status(),
             last_backup,
+            last_drills,
             last_error: last_error.as_ref().map(|e| e.message.clone()).or_else(|| archive.last_error.clone()),
             last_error_at: last_error.map(|error| error.at),
             archive,
         }
     }
+}
 
-    async fn last_backup(&self) -> Option<serde_json::Value> {
-        let mut last = self.last_backup.lock().await;
-        if last.read.is_none_or(|read| read.elapsed() > FRESH) {
-            // An old answer is better than none while the repository is away.
-            if let Ok(newest) = tokio::time::timeout(PATIENCE, self.source.newest()).await {
-                last.value = newest;
-            }
-            last.read = Some(Instant::now());
+/// What was looked up lately, or is now.
+async fn look<T: Clone>(
+    last: &Mutex<Looked<T>>,
+    ask: impl FnOnce() -> futures::future::BoxFuture<'static, Option<T>>,
+) -> Option<T> {
+    let mut last = last.lock().await;
+    if last.read.is_none_or(|read| read.elapsed() > FRESH) {
+        // An old answer is better than none while the repository is away.
+        if let Ok(newest) = tokio::time::timeout(PATIENCE, ask()).await {
+            last.value = newest;
         }
-        last.value.clone()
+        last.read = Some(Instant::now());
     }
+    last.value.clone()
 }
 
 impl StatusReport {
@@ -116,6 +134,8 @@ pub(crate) struct Shown {
     last_backup: Option<serde_json::Value>,
     last_error: Option<String>,
     last_error_at: Option<String>,
+    #[serde(flatten)]
+    last_drills: LastDrills,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -164,6 +184,9 @@ impl Shown {
         line("archive", format!("{last} ({} stored, {} failed)", archive.stored, archive.failed));
         let label = |backup: &serde_json::Value| backup.get("label")?.as_str().map(str::to_owned);
         line("last backup", self.last_backup.as_ref().and_then(label).unwrap_or_else(|| "none".to_owned()));
+        for (at, words) in self.last_drills.lines().into_iter().enumerate() {
+            line(if at == 0 { "last drill" } else { "" }, words);
+        }
         if let Some(error) = &self.last_error {
             let at = self.last_error_at.as_deref().map(|at| format!(" ({at})")).unwrap_or_default();
             line("last error", format!("{error}{at}"));
@@ -182,6 +205,10 @@ mod tests {
         fn newest(&self) -> futures::future::BoxFuture<'static, Option<serde_json::Value>> {
             Box::pin(std::future::ready(None))
         }
+
+        fn drills(&self) -> futures::future::BoxFuture<'static, Option<LastDrills>> {
+            Box::pin(std::future::ready(Some(LastDrills::default())))
+        }
     }
 
     #[tokio::test]
@@ -195,7 +222,7 @@ mod tests {
         });
         let json = state.report().await.to_json();
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-        for key in ["cluster", "stream", "archive", "last_backup", "last_error"] {
+        for key in ["cluster", "stream", "archive", "last_backup", "last_drill", "last_error"] {
             assert!(value.get(key).is_some(), "{key}");
         }
         let stream = &value["stream"];

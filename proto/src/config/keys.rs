@@ -38,6 +38,13 @@ pub(super) const KEYS: &[&str] = &[
     "schedule.incremental",
     "schedule.verify",
     "schedule.drill",
+    "drill.scratch",
+    "drill.bindir",
+    "drill.patience",
+    "drill.amcheck",
+    "drill.sql",
+    "drill.database",
+    "drill.settings",
     "http.listen",
 ];
 

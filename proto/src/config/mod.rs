@@ -56,6 +56,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// `[schedule]`
     pub schedule: ScheduleConfig,
+    /// `[drill]`
+    pub drill: DrillConfig,
     /// `[http]`
     pub http: HttpConfig,
 }
@@ -206,6 +208,41 @@ pub struct ScheduleConfig {
     pub drill: Option<String>,
 }
 
+/// `[drill]`: restores for proof, by `walkeep drill`; and where `restore-cmd export` restores to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrillConfig {
+    /// `scratch`: the directory below which they restore. Default `"/var/tmp"`. It needs room for the whole cluster.
+    pub scratch: PathBuf,
+    /// `bindir`: the folder with PostgreSQL's programs. Default: looked for in the usual places.
+    pub bindir: Option<PathBuf>,
+    /// `patience`: how long a recovery may stand still before it counts as stuck. Default `"10m"`; at least 1 second,
+    /// at most 1 day.
+    pub patience: Duration,
+    /// `amcheck`: whether `pg_amcheck` looks at tables and indexes, where it is installed. Default `true`.
+    pub amcheck: bool,
+    /// `sql`: statements that must succeed, and must not answer `false`, at most 100.
+    pub sql: Vec<String>,
+    /// `database`: where `sql` is run. Default `"postgres"`.
+    pub database: String,
+    /// `settings`: a table of settings of the server that is started. Its own are not read; what its data needs must be
+    /// given here, such as `shared_preload_libraries`.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Default for DrillConfig {
+    fn default() -> Self {
+        Self {
+            scratch: PathBuf::from("/var/tmp"),
+            bindir: None,
+            patience: Duration::from_secs(600),
+            amcheck: true,
+            sql: Vec::new(),
+            database: "postgres".to_owned(),
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
 /// `[http]`
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HttpConfig {
@@ -268,6 +305,7 @@ impl fmt::Debug for Config {
             .field("encryption", &self.encryption)
             .field("retention", &self.retention)
             .field("schedule", &self.schedule)
+            .field("drill", &self.drill)
             .field("http", &self.http)
             .finish()
     }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::values::{CENTURY, DAY, HOUR, MILLISECOND, MINUTE, Reader, line_of};
+use super::values::{CENTURY, DAY, HOUR, MILLISECOND, MINUTE, Reader, SECOND, line_of};
 use super::{
-    CompressionConfig, Config, ConfigError, EncryptionConfig, HttpConfig, RetentionConfig, ScheduleConfig,
-    StorageConfig, StreamConfig,
+    CompressionConfig, Config, ConfigError, DrillConfig, EncryptionConfig, HttpConfig, RetentionConfig,
+    ScheduleConfig, StorageConfig, StreamConfig,
 };
 
 /// Reads the file's content.
@@ -21,6 +21,7 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
 
     let stream = StreamConfig::default();
     let storage = StorageConfig::default();
+    let drill = DrillConfig::default();
     Ok(Config {
         repository: reader.text("repository")?,
         cluster: reader.parsed("cluster")?,
@@ -78,6 +79,15 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
             incremental: reader.cron("schedule.incremental")?,
             verify: reader.cron("schedule.verify")?,
             drill: reader.cron("schedule.drill")?,
+        },
+        drill: DrillConfig {
+            scratch: reader.path("drill.scratch")?.unwrap_or(drill.scratch),
+            bindir: reader.path("drill.bindir")?,
+            patience: reader.duration("drill.patience", SECOND..=DAY)?.unwrap_or(drill.patience),
+            amcheck: reader.switch("drill.amcheck")?.unwrap_or(drill.amcheck),
+            sql: reader.statements("drill.sql")?,
+            database: reader.text("drill.database")?.unwrap_or(drill.database),
+            settings: reader.settings("drill.settings")?,
         },
         http: HttpConfig { listen: reader.listen("http.listen")? },
     })
@@ -144,6 +154,15 @@ incremental = "0 2 * * 1-6"
 verify = "0 5 * * *"
 drill = "0 6 1 * *"
 
+[drill]
+scratch = "/srv/scratch"
+bindir = "/opt/pg/bin"
+patience = "1m"
+amcheck = false
+sql = ["SELECT true"]
+database = "app"
+settings = { shared_preload_libraries = "timescaledb" }
+
 [http]
 listen = "127.0.0.1:9187"
 "#;
@@ -169,11 +188,18 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.retention.keep, Some(Retention::Window(14 * DAY)));
         assert_eq!(read.retention.grace, 2 * DAY);
         assert_eq!(read.schedule.drill.as_deref(), Some("0 6 1 * *"));
+        assert_eq!(
+            (read.drill.sql.as_slice(), read.drill.database.as_str()),
+            (&["SELECT true".into()][..], "app")
+        );
+        assert_eq!(read.drill.settings["shared_preload_libraries"], "timescaledb");
+        assert_eq!((read.drill.patience, read.drill.amcheck), (MINUTE, false));
         assert_eq!(read.http.listen.map(|address| address.port()), Some(9187));
         // Nothing is left at its default, so no key was forgotten.
         let default = Config::default();
         assert_ne!(read.stream, default.stream);
         assert!(read.storage.kms_key.is_some() && read.storage.ca_file.is_some());
+        assert!(read.drill.scratch != default.drill.scratch && read.drill.bindir.is_some());
     }
 
     #[test]
@@ -242,6 +268,9 @@ listen = "127.0.0.1:9187"
             ("[retention]\nwindow = \"1s\"", "at least 1m"),
             ("[schedule]\nfull = \"daily\"", "five fields"),
             ("[schedule]\nfull = \"0 0 * * * *\"", "five fields"),
+            ("[drill]\nsql = \"SELECT 1\"", "a list of statements"),
+            ("[drill]\nsettings = { work_mem = 1 }", "a table of settings"),
+            ("[drill]\nsettings = { \"a b\" = \"1\" }", "a table of settings"),
             ("[http]\nlisten = \"localhost\"", "an address and a port"),
             ("[storage]\nendpoint = \"http://127.0.0.1:9000\"", "allow_http = true"),
             ("[storage]\nendpoint = \"ftp://x\"", "https://"),

@@ -14,9 +14,12 @@ use super::{ConfigError, Retention};
 
 /// The longest path of a Unix socket on Linux, without the closing zero.
 const MAX_SOCKET_PATH: usize = 107;
+/// So many statements, and settings, may a drill have.
+const MOST_OF_A_DRILL: usize = 100;
 /// S3's limits for tags: how many, and characters of a name and of a value.
 const MAX_TAGS: (usize, usize, usize) = (10, 128, 256);
 
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -229,6 +232,42 @@ impl<'a> Reader<'a> {
             table.iter().map(tag).collect()
         });
         tags.filter(|tags| tags.len() <= count).ok_or_else(|| found.refuse(allowed))
+    }
+
+    /// Statements of SQL.
+    pub(super) fn statements(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {
+        let Some(found) = self.find(key) else { return Ok(Vec::new()) };
+        let statement = |value: &Spanned<DeValue<'_>>| {
+            let text = value.get_ref().as_str()?;
+            (!text.trim().is_empty() && !text.contains('\0')).then(|| text.to_owned())
+        };
+        let entries =
+            found.get().as_array().and_then(|array| array.iter().map(statement).collect::<Option<Vec<_>>>());
+        entries.filter(|entries| entries.len() <= MOST_OF_A_DRILL).ok_or_else(|| {
+            found.refuse(format!(
+                "a list of statements such as [\"SELECT count(*) > 0 FROM orders\"] is expected, at most {MOST_OF_A_DRILL}"
+            ))
+        })
+    }
+
+    /// Settings of a server, by their names.
+    pub(super) fn settings(&self, key: &'static str) -> Result<BTreeMap<String, String>, ConfigError> {
+        let Some(found) = self.find(key) else { return Ok(BTreeMap::new()) };
+        let name_fits = |name: &str| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
+        };
+        let settings: Option<BTreeMap<_, _>> = found.get().as_table().and_then(|table| {
+            let setting = |(name, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                let (name, value) = (name.get_ref().as_ref(), value.get_ref().as_str()?);
+                (name_fits(name) && !value.contains('\0')).then(|| (name.to_owned(), value.to_owned()))
+            };
+            table.iter().map(setting).collect()
+        });
+        settings.filter(|settings| settings.len() <= MOST_OF_A_DRILL).ok_or_else(|| {
+            found.refuse(
+                "a table of settings such as { shared_preload_libraries = \"timescaledb\" } is expected",
+            )
+        })
     }
 
     pub(super) fn recipients(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {

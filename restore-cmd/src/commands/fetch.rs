@@ -12,6 +12,7 @@ use proto::{SystemId, TimelineId};
 use restore::fetch::{
     Following, Found, Patience, Spool, counts_whole, fetch_ahead, fetch_patiently, is_store_failure,
 };
+use restore::prepare::open_branch;
 use restore::program::{GlobalArgs, load, report};
 
 /// No single request may use up all the time there is for retries.
@@ -124,7 +125,7 @@ fn still_counts(config: &Config, args: &Args, name: SegmentName) -> bool {
     let Ok(runtime) = runtime else { return false };
     let counts = runtime.block_on(async {
         let asked = async {
-            let branch = super::open_branch(config, args.system_id).await?;
+            let branch = open_branch(config, args.system_id).await?;
             counts_whole(&branch, name, Following::Newest).await
         };
         tokio::time::timeout(LONGEST_WAIT, asked).await
@@ -187,7 +188,7 @@ fn in_background(global: &GlobalArgs, args: &Args) -> ExitCode {
         let Some(spool) = spool(&config, args) else { return Ok(()) };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let done = runtime.block_on(async {
-            let branch = super::open_branch(&config, args.system_id).await?;
+            let branch = open_branch(&config, args.system_id).await?;
             fetch_ahead(&branch, &spool, following(args)).await
         });
         runtime.shutdown_background();
@@ -203,7 +204,7 @@ fn fetch_now(config: &Config, args: &Args, file: WalFile) -> Result<Found> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start")?;
     let found = runtime.block_on(async {
-        let open = async || super::open_branch(config, args.system_id).await;
+        let open = async || open_branch(config, args.system_id).await;
         fetch_patiently(open, file, following(args), &args.to, Patience::default()).await
     });
     // What may still hang in a thread must not keep the server waiting.

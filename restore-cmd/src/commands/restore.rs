@@ -5,19 +5,14 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use indicatif::{HumanBytes, HumanDuration};
-use jiff::tz::TimeZone;
 use proto::config::Config;
-use proto::{Lsn, SystemId};
 use repository::Branch;
-use repository::backup::BackupLabel;
 use repository::catalogue::Inventory;
-use restore::execute::{Existing, Outcome, check, execute, survey};
-use restore::plan::{
-    Archive, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TargetName, TargetTime, TimeError,
-    TimelineChoice, check_room, check_time, choose, plan,
-};
-use restore::program::{GlobalArgs, Progress, config_file, failure, load};
-use restore::reach::last_record;
+use repository::drill::{Proof, Verdict};
+use restore::execute::{Existing, Outcome, check, execute, foreign, survey};
+use restore::plan::{Archive, Estimate, Options, Plan, TargetAction, check_room};
+use restore::prepare::{Prepared, Spaces, fetch_command, open_branch, prepare};
+use restore::program::{GlobalArgs, Progress, TargetArgs, failure, load, no_password};
 
 /// Restore a backup into a data directory, ready to recover to a target
 #[derive(clap::Args, Debug)]
@@ -26,24 +21,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pgdata: PathBuf,
 
-    /// Which backup: a label, or "latest" for the newest that ends before the target
-    #[arg(long, value_name = "LABEL", default_value = "latest")]
-    backup: BackupArg,
-
     #[command(flatten)]
     target: TargetArgs,
-
-    /// Along which timeline: latest, current (the backup's) or a number
-    #[arg(long, value_name = "TIMELINE", default_value = "latest")]
-    target_timeline: TimelineChoice,
 
     /// What the server does at the target
     #[arg(long, value_enum, value_name = "ACTION", default_value_t)]
     target_action: TargetAction,
-
-    /// Leave out what stands exactly at the target
-    #[arg(long)]
-    target_exclusive: bool,
 
     /// Put the tablespace at OLD to NEW; may be given several times
     #[arg(long, value_name = "OLD=NEW")]
@@ -62,17 +45,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
 
-    /// Make the server a standby
+    /// Make the server a standby; if neither --primary-conninfo nor its postgresql.conf names a primary, it gets its WAL from
+    /// the repository alone
     #[arg(long)]
     standby: bool,
+
+    /// The primary that the standby streams from: libpq keywords or a URI, without a password
+    #[arg(long, value_name = "CONNINFO", requires = "standby")]
+    primary_conninfo: Option<String>,
 
     /// Whether the restored server archives: off for a copy beside the original
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     archive: Archive,
-
-    /// Which system identifier, if the repository has several under the cluster's name
-    #[arg(long, value_name = "NUMBER")]
-    system_id: Option<SystemId>,
 
     /// Restore even where the file systems do not seem to have room enough, as where they compress
     #[arg(long)]
@@ -85,47 +69,6 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(clap::Args, Debug)]
-#[group(multiple = false)]
-struct TargetArgs {
-    /// Recover up to an instant, such as "2026-11-24 01:30:15+00"; local time if it names no offset
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    target_time: Option<TargetTime>,
-
-    /// Recover up to a position
-    #[arg(long, value_name = "LSN")]
-    target_lsn: Option<Lsn>,
-
-    /// Recover up to a transaction
-    #[arg(long, value_name = "XID")]
-    target_xid: Option<u32>,
-
-    /// Recover up to a restore point
-    #[arg(long, value_name = "NAME", value_parser = TargetName::new)]
-    target_name: Option<TargetName>,
-
-    /// Recover until the backup is consistent, no further
-    #[arg(long)]
-    target_immediate: bool,
-}
-
-#[derive(Clone, Debug)]
-struct BackupArg(Option<BackupLabel>);
-
-impl FromStr for BackupArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "latest" => Ok(Self(None)),
-            label => label
-                .parse()
-                .map(|label| Self(Some(label)))
-                .map_err(|error| format!("{error}, or \"latest\"")),
-        }
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -172,25 +115,21 @@ pub(crate) fn run(global: &GlobalArgs, args: &Args) -> Result<()> {
 }
 
 async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Options) -> Result<()> {
-    let branch = super::open_branch(config, args.system_id).await?;
+    let branch = open_branch(config, args.target.system_id()).await?;
     let existing = match (args.force, args.delta) {
         (true, _) => Existing::Replace,
         (_, true) => Existing::Delta(branch.system_id()),
         _ => Existing::Refuse,
     };
     let inventory = Inventory::load(&branch).await?;
-    for backup in &inventory.unreadable {
-        tracing::warn!("backup {} cannot be used: {}", backup.label, backup.error);
-    }
-    let mut choice = choose(&inventory, options)?;
-    let wal_end_time = inventory.time_before(&branch, choice.lineage.timeline(), choice.wal_end).await?;
-    check_time(&choice, options, wal_end_time)?;
-    choice.last_record = last_record(&branch, &inventory, &choice, options).await?;
-    let backup = branch.backup(&choice.backup.label).await?;
-    let manifest = branch.read_manifest(&backup).await?;
     let fetch = fetch_command(global, config, &branch)?;
-    let mut plan = plan(&choice, wal_end_time, &manifest, options, &fetch)?;
+    let Prepared { mut plan, manifest } =
+        prepare(&branch, &inventory, options, Spaces::AsAsked, &fetch).await?;
     plan.places = survey(&plan.places, existing)?;
+    if args.delta {
+        plan.foreign = Some(foreign(&plan.pgdata, &plan.tablespaces, &manifest)?);
+    }
+    plan.estimate = Some(Estimate::of(plan.read_bytes, plan.wal_bytes(), &proofs(&branch).await));
     if args.dry_run {
         print(args, &plan, None)?;
     }
@@ -211,6 +150,19 @@ async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Op
     print(args, &plan, Some(&outcome?))
 }
 
+/// So many of the newest drills are asked how long they took.
+const PROOFS: usize = 3;
+
+/// The newest drills that passed. An estimate can do without: whoever cannot read them restores all the same.
+async fn proofs(branch: &Branch) -> Vec<Proof> {
+    let names = branch.proofs().await.unwrap_or_default();
+    let mut proofs = Vec::new();
+    for name in names.iter().rev().filter(|name| name.verdict == Verdict::Passed).take(PROOFS) {
+        proofs.extend(branch.read_proof(name).await.ok());
+    }
+    proofs
+}
+
 fn jobs(args: &Args) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     args.jobs.map_or(processors, usize::from)
@@ -223,34 +175,25 @@ fn options(args: &Args) -> Result<Options> {
     };
     let tablespaces =
         args.tablespace.iter().map(|TablespaceArg(old, new)| (old.clone(), new.clone())).collect();
+    if let Some(conninfo) = &args.primary_conninfo {
+        no_password(conninfo, "--primary-conninfo")?;
+    }
     let pgdata = absolute(&args.pgdata)?;
     if pgdata.parent().is_none() {
         return Err(failure("the root directory is no data directory", "name another one with --pgdata"));
     }
     Ok(Options {
         pgdata,
-        backup: args.backup.0.clone(),
-        target: target(&args.target),
-        exclusive: args.target_exclusive,
-        timeline: args.target_timeline,
+        backup: args.target.backup().cloned(),
+        target: args.target.target(),
+        exclusive: args.target.exclusive(),
+        timeline: args.target.timeline(),
         action: args.target_action,
         standby: args.standby,
+        primary: args.primary_conninfo.clone(),
         archive: args.archive,
         tablespaces,
     })
-}
-
-fn time(text: &str) -> Result<TargetTime, TimeError> {
-    TargetTime::parse(text, &TimeZone::system())
-}
-
-fn target(args: &TargetArgs) -> RecoveryTarget {
-    let time = args.target_time.clone().map(RecoveryTarget::Time);
-    let name = args.target_name.clone().map(RecoveryTarget::Name);
-    let lsn = args.target_lsn.map(RecoveryTarget::Lsn);
-    let xid = args.target_xid.map(RecoveryTarget::Xid);
-    let immediate = args.target_immediate.then_some(RecoveryTarget::Immediate);
-    time.or(name).or(lsn).or(xid).or(immediate).unwrap_or(RecoveryTarget::Latest)
 }
 
 /// A server refuses to run as root, and files of root's would be of no use to it.
@@ -262,32 +205,6 @@ fn check_user() -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// How the recovering server will call this program: by absolute paths, since it runs elsewhere.
-fn fetch_command(global: &GlobalArgs, config: &Config, branch: &Branch) -> Result<FetchCommand> {
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    let config_file = config_file(global).map(std::path::absolute).transpose();
-    let repository = match &global.repository {
-        Some(_) => config.repository.as_deref().map(absolute_url).transpose()?,
-        None => None,
-    };
-    Ok(FetchCommand {
-        program,
-        config: config_file.context("the configuration file's path cannot be used")?,
-        repository,
-        cluster: branch.cluster().to_string(),
-        system_id: branch.system_id(),
-    })
-}
-
-/// A URL that means the same from another directory.
-fn absolute_url(url: &str) -> Result<String> {
-    if url.contains("://") {
-        return Ok(url.to_owned());
-    }
-    let path = std::path::absolute(url).with_context(|| format!("the repository {url} cannot be used"))?;
-    Ok(path.to_string_lossy().into_owned())
 }
 
 fn print(args: &Args, plan: &Plan, outcome: Option<&Outcome>) -> Result<()> {

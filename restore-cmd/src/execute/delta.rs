@@ -4,7 +4,7 @@
 //! the frame is fetched. So what stays is proven as strongly as what is fetched, and a restore that was cut off goes on
 //! where it was.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +18,7 @@ use repository::manifest::{Entry, Manifest};
 use super::beneath::Beneath;
 use super::directory::{UNFINISHED, remove};
 use super::files::{Files, Want, is_written_last};
-use crate::plan::{TablespaceMove, is_external};
+use crate::plan::{Foreign, TablespaceMove, is_external};
 
 /// What may be in the directory already.
 struct Known<'a> {
@@ -32,6 +32,45 @@ struct Known<'a> {
 /// # Errors
 /// Something cannot be read or removed.
 pub(super) fn sweep(pgdata: &Path, spaces: &[TablespaceMove], manifest: &Manifest) -> Result<u64> {
+    let mut removed = 0;
+    each_foreign(pgdata, spaces, manifest, &mut |path, _| {
+        removed += 1;
+        remove(path)
+    })?;
+    Ok(removed)
+}
+
+/// So many foreign entries are named.
+const NAMED: usize = 10;
+
+/// What a delta restore would remove. Nothing is changed.
+///
+/// # Errors
+/// A directory cannot be read.
+pub fn foreign(pgdata: &Path, spaces: &[TablespaceMove], manifest: &Manifest) -> Result<Foreign> {
+    let mut found = Foreign::default();
+    let mut names = BTreeSet::new();
+    if pgdata.exists() {
+        each_foreign(pgdata, spaces, manifest, &mut |_, name| {
+            found.entries += 1;
+            names.insert(String::from_utf8_lossy(name).into_owned());
+            if names.len() > NAMED {
+                names.pop_last();
+            }
+            Ok(())
+        })?;
+    }
+    found.first = names.into_iter().collect();
+    Ok(found)
+}
+
+/// Hands over what is not the backup's: the path, and the name below the data directory.
+fn each_foreign(
+    pgdata: &Path,
+    spaces: &[TablespaceMove],
+    manifest: &Manifest,
+    act: &mut dyn FnMut(&Path, &[u8]) -> Result<()>,
+) -> Result<()> {
     let outside: Vec<(String, &Path)> = spaces
         .iter()
         .filter(|space| !space.in_place)
@@ -52,17 +91,21 @@ pub(super) fn sweep(pgdata: &Path, spaces: &[TablespaceMove], manifest: &Manifes
     for (link, _) in &outside {
         known.folders.remove(link.as_bytes());
     }
-    let mut removed = known.sweep(pgdata, b"")?;
-    for (prefix, folder) in &outside {
-        removed += known.sweep(folder, prefix.as_bytes())?;
+    known.walk(pgdata, b"", act)?;
+    for (prefix, folder) in outside.iter().filter(|(_, folder)| folder.exists()) {
+        known.walk(folder, prefix.as_bytes(), act)?;
     }
-    Ok(removed)
+    Ok(())
 }
 
 impl Known<'_> {
-    fn sweep(&self, folder: &Path, prefix: &[u8]) -> Result<u64> {
+    fn walk(
+        &self,
+        folder: &Path,
+        prefix: &[u8],
+        act: &mut dyn FnMut(&Path, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let cannot = || format!("cannot read the directory {}", folder.display());
-        let mut removed = 0;
         for entry in fs::read_dir(folder).with_context(cannot)? {
             let entry = entry.with_context(cannot)?;
             let mut path = prefix.to_vec();
@@ -75,13 +118,12 @@ impl Known<'_> {
             }
             let meta = fs::symlink_metadata(entry.path()).with_context(cannot)?;
             if meta.is_dir() && self.folders.contains(path.as_slice()) {
-                removed += self.sweep(&entry.path(), &path)?;
+                self.walk(&entry.path(), &path, act)?;
             } else if !(meta.is_file() && meta.nlink() == 1 && self.files.contains(path.as_slice())) {
-                remove(&entry.path())?;
-                removed += 1;
+                act(&entry.path(), &path)?;
             }
         }
-        Ok(removed)
+        Ok(())
     }
 }
 

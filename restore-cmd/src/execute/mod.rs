@@ -26,6 +26,7 @@ use repository::manifest::{Entry, Manifest, SafePath};
 use repository::pack::PackReader;
 use serde::Serialize;
 
+pub use delta::foreign;
 pub use directory::{Existing, check};
 pub use files::Damage;
 use files::{Files, Want};

@@ -4,6 +4,7 @@
 //! printed.
 
 mod choose;
+mod estimate;
 mod follow;
 mod options;
 mod room;
@@ -24,6 +25,7 @@ use repository::manifest::{EXTERNAL_PREFIX, Entry, Manifest};
 use serde::Serialize;
 
 pub use choose::{Choice, Refusal, check_time, choose};
+pub use estimate::Estimate;
 pub use options::{Archive, Options, TargetAction, TimelineChoice};
 pub use room::{Place, check_room};
 pub use settings::{FetchCommand, Signal, pins_timeline, settings};
@@ -35,7 +37,7 @@ use options::lossy;
 use target::utc;
 
 /// What a restore will do: plain data.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Plan {
     /// The cluster's name in the repository.
     pub cluster: ClusterName,
@@ -78,6 +80,10 @@ pub struct Plan {
     pub packs: usize,
     /// Raw bytes to be read from them.
     pub read_bytes: u64,
+    /// How long it will take; `None` where nobody asked what earlier drills have measured.
+    pub estimate: Option<Estimate>,
+    /// What `--delta` will remove; `None` where nothing is kept.
+    pub foreign: Option<Foreign>,
     /// Tablespaces.
     pub tablespaces: Vec<TablespaceMove>,
     /// The places that it fills, and what they take.
@@ -88,6 +94,15 @@ pub struct Plan {
     pub settings: Vec<Setting>,
     /// What the operator should know.
     pub notices: Vec<String>,
+}
+
+/// What is in the directories and is not the backup's.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Foreign {
+    /// Files and links, and folders with all that is in them: each counts once.
+    pub entries: u64,
+    /// The first of them by name.
+    pub first: Vec<String>,
 }
 
 /// Puts the plan together from what was chosen and the backup's manifest.
@@ -144,6 +159,8 @@ pub fn plan(
         size_bytes,
         packs: packs.into_iter().filter(|&used| used).count(),
         read_bytes,
+        estimate: None,
+        foreign: None,
         places: room::places(manifest, &tablespaces, &options.pgdata),
         tablespaces,
         signal: if options.standby { Signal::Standby } else { Signal::Recovery },
@@ -215,6 +232,42 @@ fn notices(choice: &Choice, wal_end_time: Option<Timestamp>, options: &Options) 
     notices
 }
 
+impl Plan {
+    /// Bytes of WAL that will be replayed: all that there is on the way, unless the target is a position.
+    pub fn wal_bytes(&self) -> u64 {
+        let to = match self.target {
+            RecoveryTarget::Lsn(lsn) => lsn.clamp(self.consistent_lsn, self.wal_to),
+            RecoveryTarget::Immediate => self.consistent_lsn,
+            _ => self.wal_to,
+        };
+        to.bytes_since(self.wal_from)
+    }
+
+    /// Bytes that its files take in all places together.
+    pub fn room(&self) -> u64 {
+        self.places.iter().map(|place| place.needed_bytes).sum()
+    }
+
+    /// A few lines that say what is going to be copied, where no directory of the user's is concerned.
+    pub fn announced(&self) -> String {
+        let understood = self.target_understood.as_ref().map(|how| format!(" ({how})")).unwrap_or_default();
+        let free = self.places.iter().filter_map(|place| place.free_bytes).min();
+        let free = free.map(|free| format!(", {} free", HumanBytes(free))).unwrap_or_default();
+        let (size, room) = (HumanBytes(self.size_bytes), HumanBytes(self.room()));
+        let wal = HumanBytes(self.wal_bytes());
+        let lines = [
+            ("backup", format!("{} of PostgreSQL {}", self.backup, version(self.server_version))),
+            ("target", format!("{}{understood}", self.target)),
+            ("content", format!("{} files, {size}; up to {wal} of WAL", self.files)),
+            (
+                "room",
+                format!("{}: {room} needed, besides WAL while it is replayed{free}", self.pgdata.display()),
+            ),
+        ];
+        lines.map(|(name, text)| format!("{name:<12} {text}\n")).concat()
+    }
+}
+
 /// Whether an entry is a configuration file from outside the data directory.
 pub(crate) fn is_external(entry: &Entry) -> bool {
     entry.path().parts().next() == Some(EXTERNAL_PREFIX.as_bytes())
@@ -256,6 +309,14 @@ impl fmt::Display for Plan {
                 let (files, bytes) = (place.removed_files, HumanBytes(place.removed_bytes));
                 line("removed", format!("{files} files, {bytes}, that are in {path} now"))?;
             }
+        }
+        if let Some(foreign) = self.foreign.as_ref().filter(|foreign| foreign.entries > 0) {
+            let more = foreign.entries - foreign.first.len() as u64;
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            line("removed", format!("{}{more}, not the backup's", foreign.first.join(", ")))?;
+        }
+        if let Some(estimate) = &self.estimate {
+            line("time", estimate.to_string())?;
         }
         line("start with", self.signal.file_name().to_owned())?;
         for setting in &self.settings {

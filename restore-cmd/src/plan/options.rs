@@ -27,6 +27,8 @@ pub struct Options {
     pub action: TargetAction,
     /// Whether it becomes a standby.
     pub standby: bool,
+    /// What a standby streams from; `None`: it gets its WAL from the repository alone.
+    pub primary: Option<String>,
     /// Whether it goes on archiving.
     pub archive: Archive,
     /// Where tablespaces go instead: old location, new location; both absolute.

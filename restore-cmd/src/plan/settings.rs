@@ -107,6 +107,9 @@ pub fn settings(choice: &Choice, options: &Options, fetch: &FetchCommand) -> Vec
     if reads_ahead_into_a_hole(choice) {
         settings.push(Setting::new("recovery_prefetch", "off"));
     }
+    if let Some(primary) = options.primary.as_ref().filter(|_| options.standby) {
+        settings.push(Setting::new("primary_conninfo", primary));
+    }
     if options.archive == Archive::Off {
         settings.push(Setting::new("archive_mode", "off"));
     }

@@ -4,6 +4,9 @@ mod load;
 mod logging;
 mod progress;
 mod report;
+mod secret;
+mod signals;
+mod target;
 
 use std::path::PathBuf;
 
@@ -13,6 +16,9 @@ pub use load::{config_file, load};
 pub use logging::{LogFormat, init_logging};
 pub use progress::Progress;
 pub use report::{Failure, failure, hint, report};
+pub use secret::no_password;
+pub use signals::Interrupt;
+pub use target::TargetArgs;
 
 /// The flags that every program takes.
 #[derive(clap::Args, Clone, Debug, Default)]
