@@ -123,18 +123,37 @@ if [ -d "$target/.walkeep-external" ]; then
     echo "configuration files from outside the data directory are in $target.config"
 fi
 
-# --- WAL that is in fragments only: of each such segment the longest beginning that one epoch holds. ---
+# --- WAL that is in fragments or journals only: of each such segment the longest beginning that one epoch holds. ---
 #
 # The names are <epoch>-<writer>-<from>-<to>-<digest>, with <from> and <to> as eight upper-case hexadecimal digits, so
-# that they compare as text. The rest of the segment is zeros: recovery ends there.
+# that they compare as text; or <epoch>-<writer>-<from>-<nonce>.journal: a file that grew, whose last record a crash may
+# have cut off. The rest of the segment is zeros: recovery ends there.
+
+# Prints the bytes of a fragment or journal.
+part() {
+    case $1 in
+    *.journal) zstd -dcq "$1" 2>/dev/null || true ;;
+    *) open "$1" ;;
+    esac
+}
+
+# Prints epoch, <from>, <to> and path of each file of a tail.
+parts() {
+    find "$1" -type f | while read -r file; do
+        IFS=- read -r epoch writer from to _ <<<"$(basename "$file")"
+        case $file in
+        *.journal) to=$(printf '%08X' $((16#$from + $(part "$file" | wc -c)))) ;;
+        esac
+        printf '%s-%s\t%s\t%s\t%s\n' "$epoch" "$writer" "$from" "$to" "$file"
+    done
+}
 
 mkdir -p "$target/pg_wal/archive_status"
 find "$branch/wal" -path '*/tail/*' -type d -name '????????????????????????' | while read -r tail; do
     segment=$(basename "$tail")
     log=$(dirname "$(dirname "$tail")")
     [ -z "$(find "$log" -maxdepth 1 -name "$segment-*")" ] || continue
-    find "$tail" -type f | awk -F/ -v OFS='\t' '
-        { split($NF, part, "-"); print part[1] "-" part[2], part[3], part[4], $0 }' | sort | awk -F '\t' '
+    parts "$tail" | sort | awk -F '\t' '
         $1 != epoch { epoch = $1; reached = "00000000"; files = "" }
         "x" $2 <= "x" reached && "x" $3 > "x" reached {
             reached = $3
@@ -143,7 +162,7 @@ find "$branch/wal" -path '*/tail/*' -type d -name '????????????????????????' | w
         }
         END { printf "%s", chosen }' |
         while IFS=$'\t' read -r from fragment; do
-            open "$fragment" | dd of="$target/pg_wal/$segment" bs=1M iflag=fullblock oflag=seek_bytes \
+            part "$fragment" | dd of="$target/pg_wal/$segment" bs=1M iflag=fullblock oflag=seek_bytes \
                 conv=notrunc status=none seek="$((16#$from))"
         done
     if [ -e "$target/pg_wal/$segment" ]; then

@@ -49,7 +49,7 @@ const BENCHES: [Bench; 11] = [
     ("throughput", "WAL under a bulk COPY, against pg_receivewal", throughput::run),
     ("memory", "of the agent while it streams, segments of 16 MiB and 1 GiB", throughput::memory),
     ("fetch", "restore-cmd fetch against cp", fetch::run),
-    ("tail", "a flush on a file repository: a new object, against a record appended", tail::run),
+    ("tail", "a flush in a directory: a record in a journal, against other ways", tail::run),
     ("pgbackrest", "backup, restore and archive_command against Debian's pgBackRest", pgbackrest::run),
 ];
 

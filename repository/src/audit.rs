@@ -14,7 +14,7 @@ use crate::catalogue::{BrokenHistory, Gap, Inventory};
 use crate::manifest::ManifestHead;
 use crate::pack::{PackEntry, PackReader, pack_key};
 use crate::wal::segment_key;
-use crate::{Branch, Error, FragmentName, Key, Result};
+use crate::{Branch, Error, FragmentName, JournalName, Key, Result};
 
 /// Something that is not as it should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,7 +52,7 @@ pub enum TroubleKind {
     Segment,
     /// A segment is stored with two contents.
     Conflict,
-    /// A fragment of the newest WAL is damaged.
+    /// A fragment or journal of the newest WAL is damaged.
     Fragment,
     /// A history file cannot be relied on.
     History,
@@ -79,6 +79,8 @@ enum Item {
     BlockDigests(PackEntry),
     Segment(SegmentName),
     Fragment(FragmentName),
+    /// Of a segment that is there whole.
+    Journal(JournalName),
     File(WalFile),
     ServerManifest(Box<ManifestHead>),
 }
@@ -222,6 +224,8 @@ impl Audit {
             let settled = wal.segments.iter().filter(|(_, digests)| digests.len() == 1);
             items.extend(settled.map(|(name, _)| Item::Segment(*name)));
             items.extend(wal.fragments.iter().map(|fragment| Item::Fragment(*fragment)));
+            let whole = |journal: &&JournalName| wal.segments.contains_key(&journal.segment);
+            items.extend(wal.journals.iter().filter(whole).map(|journal| Item::Journal(*journal)));
             items.extend(wal.files.keys().map(|file| Item::File(*file)));
         }
         let with_manifest = self.inventory.backups.iter().filter(|head| head.server_manifest.is_some());
@@ -252,6 +256,7 @@ impl Audit {
                 let read = branch.read_fragment(fragment).await;
                 read.map(|content| done(content.len() as u64))
             }
+            Item::Journal(journal) => read_journal(branch, *journal, done).await,
             Item::File(file) => branch.read_wal_file(*file).await.map(|_| ()),
             Item::ServerManifest(head) => branch.read_server_manifest(head).await.map(|_| ()),
         };
@@ -283,6 +288,7 @@ impl Audit {
                     false => wal(TroubleKind::Fragment, fragment.segment, bytes),
                 }
             }
+            Item::Journal(_) => without_harm(TroubleKind::Fragment, message),
             Item::File(_) => without_harm(TroubleKind::SmallFile, message),
             Item::ServerManifest(_) => without_harm(TroubleKind::ServerManifest, message),
         }))
@@ -304,6 +310,13 @@ async fn read_pack(branch: &Branch, pack: &PackEntry, done: &impl Fn(u64)) -> Re
     let mut pieces = PackReader::read(branch, pack, whole.as_slice(), 1).await?;
     while let Some((_, piece)) = pieces.try_next().await? {
         done(piece.len() as u64);
+    }
+    Ok(())
+}
+
+async fn read_journal(branch: &Branch, journal: JournalName, done: &impl Fn(u64)) -> Result<()> {
+    if let Some(held) = branch.journal_fragment(journal).await? {
+        done(branch.read_fragment(&held).await?.len() as u64);
     }
     Ok(())
 }

@@ -34,4 +34,7 @@ pub use sealed::{
     seal, unseal,
 };
 pub use store::{Folder, ObjectInfo, Store, Upload};
-pub use wal::{Epoch, EpochFacts, FragmentName, HistoryFile, Stored, Tail, TimelineWal, WalListing};
+pub use wal::{
+    Epoch, EpochFacts, FragmentName, HistoryFile, Journal, JournalName, Place, Stored, Tail, TimelineWal,
+    WalListing,
+};

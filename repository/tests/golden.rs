@@ -181,6 +181,54 @@ async fn read_file(branch: &Branch, manifest: &Manifest, path: &[u8]) -> Vec<u8>
     content
 }
 
+/// Where the journals of segment 5 lie.
+const TAIL: &str = "main/7312345678901234567/wal/00000001/00000000/tail/000000010000000000000005";
+
+/// A journal that was closed, and one that was not: the disk has made room behind its last record.
+async fn write_journals(directory: &Path) {
+    copy(&golden("repository"), directory);
+    let branch = open(directory).await.only_branch(&"main".parse().unwrap()).await.unwrap();
+    let facts = EpochFacts { timeline: TimelineId::FIRST, start: Lsn(0x50_0000), slot: None };
+    let epoch = branch.claim_epoch(facts).await.unwrap();
+    let time = |second: i64| ServerTime::from_unix_micros(1_795_483_900_000_000 + second * 1_000_000);
+    let piece = |from, to| wal(5).slice(from..to);
+    let mut closed = branch.begin_journal(&epoch, segment(5), 0, time(1), &piece(0, 300)).await.unwrap();
+    closed.append(time(2), &piece(300, 9000)).await.unwrap();
+    drop(closed);
+    let mut open = branch.begin_journal(&epoch, segment(5), 9000, time(3), &piece(9000, 9500)).await.unwrap();
+    open.append(time(4), &piece(9500, 10_000)).await.unwrap();
+    copy(&directory.join(TAIL), &golden("journals"));
+}
+
+#[tokio::test]
+async fn journals_of_version_1_are_read_as_ever() {
+    let write = std::env::var("WALKEEP_GOLDEN").is_ok_and(|value| value == "write");
+    if write && !golden("journals").exists() {
+        let folder = tempfile::tempdir().unwrap();
+        write_journals(folder.path()).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    copy(&golden("repository"), folder.path());
+    copy(&golden("journals"), &folder.path().join(TAIL));
+    let branch = open(folder.path()).await.only_branch(&"main".parse().unwrap()).await.unwrap();
+    let tail = branch.read_tail(segment(5)).await.unwrap().unwrap();
+    assert!(tail.valid == 10_000 && tail.bytes == wal(5).slice(..10_000));
+    assert_eq!(tail.server_time.unwrap().unix_micros(), 1_795_483_904_000_000);
+    let listing = branch.wal_listing().await.unwrap();
+    let journals = &listing.timelines[&TimelineId::FIRST].journals;
+    assert_eq!(journals.iter().map(|journal| journal.from).collect::<Vec<_>>(), [0, 9000]);
+    let sizes: Vec<u64> = journals
+        .iter()
+        .map(|name| fs::metadata(folder.path().join(branch.key(&name.key()).as_str())).unwrap().len())
+        .collect();
+    assert!(sizes[0] < 2048 && sizes[1] == 64 << 10, "{sizes:?}");
+    // Whoever has zstd alone gets the same, with filler behind it or without.
+    for (name, from, to) in [(journals[0], 0, 9000), (journals[1], 9000, 10_000)] {
+        let object = fs::read(folder.path().join(branch.key(&name.key()).as_str())).unwrap();
+        assert!(zstd::decode_all(&object[..]).unwrap() == wal(5).slice(from..to));
+    }
+}
+
 #[tokio::test]
 async fn what_version_1_has_written_is_read_as_ever() {
     if std::env::var("WALKEEP_GOLDEN").is_ok_and(|value| value == "write") {

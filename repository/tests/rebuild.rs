@@ -112,7 +112,26 @@ async fn repository(directory: &Path, sealing: Sealing) -> (Branch, Vec<(Vec<u8>
     put_tail(&branch, &[(0, 100), (100, 200), (300, 400)]).await;
     put_tail(&branch, &[(0, 70_000), (70_000, 140_000), (140_000, 200_000)]).await;
     put_tail(&branch, &[(0, 150_000)]).await;
+    if branch.has_journals() {
+        put_journal(&branch).await;
+    }
     (branch, files)
+}
+
+/// The bytes of segment 4 in two journals; of the second a crash has cut off the last record.
+async fn put_journal(branch: &Branch) {
+    let facts = EpochFacts { timeline: TimelineId::FIRST, start: Lsn(0x40_0000), slot: None };
+    let epoch = branch.claim_epoch(facts).await.unwrap();
+    let (wal, time) = (noise(9, 1 << 20), ServerTime(0));
+    let mut first = branch.begin_journal(&epoch, segment(4), 0, time, &wal.slice(..5000)).await.unwrap();
+    first.append(time, &wal.slice(5000..90_000)).await.unwrap();
+    let mut second =
+        branch.begin_journal(&epoch, segment(4), 80_000, time, &wal.slice(80_000..100_000)).await.unwrap();
+    second.append(time, &wal.slice(100_000..100_700)).await.unwrap();
+    let key = branch.key(&second.name().key());
+    drop((first, second));
+    let object = branch.store().get(&key).await.unwrap();
+    branch.store().put(&key, object.slice(..object.len() - 5)).await.unwrap();
 }
 
 /// Fragments of segment 3 under an epoch of their own.
@@ -203,6 +222,10 @@ async fn a_shell_and_zstd_rebuild_a_cluster() {
     assert!(tail[..200_000] == noise(7, 1 << 20)[..200_000]);
     assert!(tail.len() == 1 << 20 && tail[200_000..].iter().all(|byte| *byte == 0));
     assert!(!target.join("pg_wal").join(segment(2).to_string()).exists());
+    // What zstd makes of the record that was cut off is no matter: recovery ends before.
+    let journals = fs::read(target.join("pg_wal").join(segment(4).to_string())).unwrap();
+    assert!(journals.len() == 1 << 20 && journals[..100_000] == noise(9, 1 << 20)[..100_000]);
+    assert!(journals[100_700..].iter().all(|byte| *byte == 0));
 
     // What the server does with restore_command.
     let settings = fs::read_to_string(target.join("postgresql.auto.conf")).unwrap();

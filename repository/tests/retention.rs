@@ -17,7 +17,7 @@ use repository::catalogue::Inventory;
 use repository::manifest::{Entry, Manifest, SafePath};
 use repository::pack::PackWriter;
 use repository::retention::{Keep, KeepError, Plan, Survey, Swept};
-use repository::{Branch, BranchFacts, EpochFacts, Error, Repository, Sealing, Store, Unsealing};
+use repository::{Branch, BranchFacts, Epoch, EpochFacts, Error, Repository, Sealing, Store, Unsealing};
 use support::{DAY, Deletions, SEGMENT, TestStore, begin, branch_in, head, put_segments, segment};
 
 /// One backup a day: backup `day` begins in segment `10 * day`, and ten segments of WAL follow it.
@@ -335,6 +335,48 @@ async fn fragments_go_only_where_the_whole_segment_has_the_same_bytes() {
         keys.iter().any(|key| key.starts_with("epoch/")),
         "the last epoch stays: the next counts on from it"
     );
+}
+
+/// A journal as a directory has it: records of 4,096 times `byte`, and something behind them.
+async fn journal(world: &World, epoch: &Epoch, number: u64, byte: u8, behind: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display()), &Default::default()).unwrap();
+    Repository::create(store.clone()).await.unwrap();
+    let repository = Repository::open(store.clone(), Sealing::plain(1), Unsealing::none()).await.unwrap();
+    let facts = BranchFacts { segment_size: SegmentSize::new(SEGMENT).unwrap(), server_version: 150_018 };
+    let branch = repository.begin_branch(&"main".parse().unwrap(), SystemId(42), facts).await.unwrap();
+    let (time, piece) = (ServerTime::from_unix_micros(0), Bytes::from(vec![byte; 4096]));
+    let mut journal = branch.begin_journal(epoch, segment(number), 0, time, &piece).await.unwrap();
+    journal.append(time, &piece).await.unwrap();
+    let key = journal.name().key();
+    drop(journal);
+    let object = [&store.get(&branch.key(&key)).await.unwrap()[..], behind].concat();
+    world.branch.store().put(&world.branch.key(&key), object.into()).await.unwrap();
+    key.to_string()
+}
+
+#[tokio::test]
+async fn journals_go_only_where_the_whole_segment_has_the_same_bytes() {
+    let world = World::aged(1).await;
+    let facts = EpochFacts { timeline: TimelineId::FIRST, start: Lsn(20 * SEGMENT), slot: None };
+    let epoch = world.branch.claim_epoch(facts).await.unwrap();
+    // Closed, and as a crash leaves it.
+    let equal =
+        [journal(&world, &epoch, 12, 12, &[]).await, journal(&world, &epoch, 12, 12, &[0; 5000]).await];
+    let other = journal(&world, &epoch, 13, 99, &[]).await;
+    let tail = journal(&world, &epoch, 20, 20, &[]).await;
+    // Nothing is in this one.
+    let empty = equal[0].replace(&equal[0][equal[0].len() - 20..], "00000000feed.journal");
+    let key = world.branch.key(&repository::Key::new(&empty).unwrap());
+    world.branch.store().put(&key, Bytes::new()).await.unwrap();
+    world.expire(window(1)).await;
+    world.store.pass(DAY);
+    let swept = world.expire(window(1)).await;
+    let keys = world.keys().await;
+    assert!(equal.iter().all(|key| !keys.contains(key)) && !keys.contains(&empty), "{keys:#?}");
+    assert!(keys.contains(&other) && keys.contains(&tail));
+    assert!(swept.held_back.iter().any(|why| why.contains(&other)), "{:?}", swept.held_back);
+    assert!(keys.iter().any(|key| key.starts_with("epoch/")), "an epoch stays as long as its journals");
 }
 
 #[tokio::test]

@@ -209,7 +209,7 @@ impl Class {
             Why::CutOff(_) => Self::CutOff,
             Why::Pack(_) => Self::Packs,
             Why::Wal(..) => Self::Wal,
-            Why::WholeSegment(_) => Self::Fragments,
+            Why::WholeSegment(_) | Why::WholeJournal(_) => Self::Fragments,
             Why::OldGeneration(_) | Why::OldSign(_) | Why::OldEpoch(_) => Self::Rest,
         }
     }
@@ -220,7 +220,7 @@ impl Class {
             Self::CutOff => "leftovers of backups that were cut off",
             Self::Packs => "packs that no backup needs",
             Self::Wal => "WAL that no backup needs",
-            Self::Fragments => "fragments of segments that are stored whole",
+            Self::Fragments => "fragments and journals of segments that are stored whole",
             Self::Rest => "old signs of life, manifests and epochs",
         }
     }

@@ -15,10 +15,14 @@ pub(crate) struct JobId(pub(super) u64);
 pub(crate) enum Action {
     /// Store the bytes `range` of `segment` as a fragment.
     PutFragment(PutFragment),
+    /// Add bytes of a segment to its journal.
+    Append(Append),
     /// Store a whole segment.
     PutSegment(PutSegment),
     /// Delete fragments that a stored one has replaced. May fail.
     Delete { segment: SegmentName, ranges: Vec<Range<u32>> },
+    /// Delete the journals of a part of a segment, which a stored fragment has replaced. May fail.
+    DeleteJournals { segment: SegmentName, window: Range<u32> },
 }
 
 #[derive(Debug)]
@@ -30,6 +34,17 @@ pub(crate) struct PutFragment {
     pub(crate) content: Bytes,
     /// Others are deleted once this one is stored: so it counts as stored only when it was read back and is equal.
     pub(crate) replaces: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) job: JobId,
+    pub(crate) segment: SegmentName,
+    pub(crate) range: Range<u32>,
+    pub(crate) server_time: ServerTime,
+    pub(crate) content: Bytes,
+    /// Where the window begins: each window has journals of its own.
+    pub(crate) window: u32,
 }
 
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use super::servers::Servers;
 /// How long the other hosts may take to answer once one has: a dead one must not hold up a failover.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Epochs that are looked at to find out whether a timeline was streamed: only where there are no fragments of it.
+/// Epochs that are looked at to find out whether a timeline was streamed: only where there is no tail of it.
 const EPOCHS: usize = 64;
 
 /// A server of the wanted kind.
@@ -116,7 +116,8 @@ async fn was_streamed(
     stored: &WalListing,
     timeline: TimelineId,
 ) -> Result<bool, StreamError> {
-    if stored.timelines.get(&timeline).is_some_and(|wal| !wal.fragments.is_empty()) {
+    let wal = stored.timelines.get(&timeline);
+    if wal.is_some_and(|wal| !wal.fragments.is_empty() || !wal.journals.is_empty()) {
         return Ok(true);
     }
     for epoch in branch.epochs().await?.iter().rev().take(EPOCHS) {

@@ -320,6 +320,7 @@ impl Follower {
             segment_size: server.segment_size,
             start,
             flush,
+            journals: branch.has_journals(),
             known: checkpoints,
         });
         let sink = Sink::new(branch.clone(), epoch, self.known.clone(), self.state.clone());

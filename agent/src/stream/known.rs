@@ -8,7 +8,6 @@ use repository::{Branch, WalListing};
 
 use super::error::StreamError;
 use super::proof::Checkpoint;
-use super::sink;
 use super::start::{Known, KnownTail};
 use super::window::checkpoint_positions;
 
@@ -68,7 +67,7 @@ async fn tail_digests(
         if digests.is_complete() {
             break;
         }
-        digests.take(fragment.from, &sink::read(branch, fragment).await?);
+        digests.take(fragment.from, &branch.read_fragment(fragment).await?);
     }
     Ok(digests.found)
 }

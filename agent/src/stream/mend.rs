@@ -14,7 +14,6 @@ use repository::{Branch, WalListing};
 use tracing::info;
 
 use super::error::StreamError;
-use super::sink;
 use super::start::{Ambiguous, KnownTail, tails};
 
 /// Stores each segment of which one epoch has all fragments and which is not stored whole; adds it to `stored`.
@@ -74,7 +73,7 @@ fn content(branch: Branch, tail: KnownTail) -> BoxStream<'static, std::io::Resul
         .then(move |(fragment, skip)| {
             let branch = branch.clone();
             async move {
-                let content = sink::read(&branch, &fragment).await.map_err(std::io::Error::other)?;
+                let content = branch.read_fragment(&fragment).await.map_err(std::io::Error::other)?;
                 Ok(content.slice(skip.min(content.len())..))
             }
         })

@@ -10,13 +10,15 @@
 //! tail      the rules, without I/O: when to flush, merge, store whole, and what is durable
 //!           (its parts: action, window, proof, prefix, objects, lag)
 //! mend      makes whole what an earlier agent left in fragments
+//! appender  adds to the journal, where the store has such objects, one record after the other
 //! sink      stores into the repository, again and again until it is done
 //! ```
 //!
 //! A position is acknowledged for one reason only: every byte before it has been put into the repository by
-//! `sink`, which returns when it is durable there; `prefix` lets no position pass a hole.
+//! `sink`, as an object or a record, which returns when it is durable there; `prefix` lets no position pass a hole.
 
 mod action;
+mod appender;
 mod connect;
 mod error;
 mod follow;

@@ -61,7 +61,9 @@ pub async fn receive_until(
     };
     let epoch =
         branch.claim_epoch(EpochFacts { timeline, start, slot: slot.map(ToString::to_string) }).await?;
-    let start = TailStart { timeline, segment_size, start, flush: Flush::Every(FLUSH), known: checkpoints };
+    let journals = branch.has_journals();
+    let flush = Flush::Every(FLUSH);
+    let start = TailStart { timeline, segment_size, start, flush, journals, known: checkpoints };
     let (known, state) = (KnownSegments::default(), StreamState::default());
     let sink = Sink::new(branch.clone(), epoch, known.clone(), state.clone());
     let limits = Limits { segment_size, shutdown_grace: Duration::from_secs(60), report_floor: Lsn::INVALID };

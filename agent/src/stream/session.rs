@@ -3,6 +3,7 @@
 use std::panic::resume_unwind;
 use std::time::Duration;
 
+use futures::FutureExt;
 use proto::Lsn;
 use proto::client::{NextTimeline, Replication, StandbyStatus, WalMessage, WalStream};
 use proto::wal::{SegmentName, SegmentSize};
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::action::Action;
+use super::appender::Appender;
 use super::error::StreamError;
 use super::report::Reporter;
 use super::silence::Silence;
@@ -26,6 +28,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// How long the server may take to end the stream in good order.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Messages that are taken at once before anything else happens.
+const AT_A_TIME: usize = 16;
 
 /// The limits of one session.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +68,7 @@ pub(crate) struct Session {
     limits: Limits,
     state: StreamState,
     known: KnownSegments,
+    appender: Appender,
     jobs: JoinSet<repository::Result<Stored>>,
     deletions: JoinSet<()>,
     begun: Instant,
@@ -87,6 +93,7 @@ impl Session {
             reporter: Reporter::new(limits.report_floor),
             server_end: tail.received(),
             tail,
+            appender: Appender::new(sink.clone()),
             sink,
             limits,
             state,
@@ -163,6 +170,10 @@ impl Session {
                     self.tail.stored(stored.job, stored.buffer);
                     self.stalled = None;
                 }
+                appended = self.appender.next() => {
+                    self.tail.stored(appended?.job, None);
+                    self.stalled = None;
+                }
                 Some(_) = self.deletions.join_next() => {}
                 () = stopped(stop), if !matches!(mode, Mode::Leaving(_)) => {
                     self.tail.hurry();
@@ -170,15 +181,7 @@ impl Session {
                 }
                 message = self.wal.next(), if listening => {
                     self.silence.broken(self.now());
-                    match message? {
-                        WalMessage::TimelineEnded => {
-                            self.timeline_ended()?;
-                            mode = Mode::TimelineEnded;
-                        }
-                        // The server has seen everything acknowledged, or it would still wait.
-                        WalMessage::ServerShutdown => return Err(StreamError::ServerShutdown),
-                        message => self.take(message)?,
-                    }
+                    mode = self.take_all(message?)?;
                 }
                 // Only where no message is waiting: after a pause of ours the answer may have come long ago.
                 () = sleep_until(wake) => {
@@ -211,6 +214,29 @@ impl Session {
             Mode::Leaving(until) => until.min(self.begun + next),
             _ => self.begun + next,
         }
+    }
+
+    /// Takes a message, and those that are here already: one flush is enough for all of them.
+    fn take_all(&mut self, mut message: WalMessage) -> Result<Mode, StreamError> {
+        for taken in 1.. {
+            match message {
+                WalMessage::TimelineEnded => {
+                    self.timeline_ended()?;
+                    return Ok(Mode::TimelineEnded);
+                }
+                // The server has seen everything acknowledged, or it would still wait.
+                WalMessage::ServerShutdown => return Err(StreamError::ServerShutdown),
+                message => self.take(message)?,
+            }
+            if taken == AT_A_TIME || !self.tail.wants_bytes() {
+                break;
+            }
+            match self.wal.next().now_or_never() {
+                Some(next) => message = next?,
+                None => break,
+            }
+        }
+        Ok(Mode::Streaming)
     }
 
     fn take(&mut self, message: WalMessage) -> Result<(), StreamError> {
@@ -262,9 +288,13 @@ impl Session {
             let sink = self.sink.clone();
             match action {
                 Action::PutFragment(put) => drop(self.jobs.spawn(sink.put_fragment(put))),
+                Action::Append(append) => self.appender.push(append),
                 Action::PutSegment(put) => drop(self.jobs.spawn(sink.put_segment(put))),
                 Action::Delete { segment, ranges } => {
                     self.deletions.spawn(sink.delete(segment, ranges));
+                }
+                Action::DeleteJournals { segment, window } => {
+                    self.deletions.spawn(sink.delete_journals(segment, window));
                 }
             }
         }
@@ -310,14 +340,19 @@ impl Session {
         self.tail.hurry();
         loop {
             self.dispatch();
-            if self.tail.is_idle() || (self.jobs.is_empty() && self.tail.unproven().is_some()) {
+            let at_rest = self.jobs.is_empty() && self.appender.is_idle();
+            if self.tail.is_idle() || (at_rest && self.tail.unproven().is_some()) {
                 return;
             }
             tokio::select! {
                 biased;
-                done = self.jobs.join_next() => match done {
-                    Some(Ok(Ok(stored))) => self.tail.stored(stored.job, stored.buffer),
+                Some(done) = self.jobs.join_next() => match done {
+                    Ok(Ok(stored)) => self.tail.stored(stored.job, stored.buffer),
                     _ => return,
+                },
+                appended = self.appender.next(), if !self.appender.is_idle() => match appended {
+                    Ok(stored) => self.tail.stored(stored.job, None),
+                    Err(_) => return,
                 },
                 () = sleep_until(until) => {
                     let (durable, received) = (self.tail.durable(), self.tail.received());

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use proto::wal::SegmentName;
-use repository::{Branch, Epoch, FragmentName, Kind};
+use repository::{Branch, Epoch, FragmentName, Journal, JournalName};
 use tracing::{debug, warn};
 
-use super::action::{Content, JobId, PutFragment, PutSegment};
+use super::action::{Append, Content, JobId, PutFragment, PutSegment};
 use super::error::is_final;
 use super::state::StreamState;
 
@@ -21,6 +21,12 @@ use crate::backoff::Backoff;
 /// Stored fragments by segment and range.
 type Fragments = BTreeMap<(SegmentName, u32, u32), FragmentName>;
 
+/// The first and the longest pause between tries.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// Journals that are remembered: those of the windows that are being stored are among them.
+const REMEMBERED: usize = 32;
+
 /// Where one epoch's WAL goes.
 #[derive(Clone)]
 pub(crate) struct Sink {
@@ -28,6 +34,8 @@ pub(crate) struct Sink {
     epoch: Epoch,
     /// The fragments of this epoch that are there.
     fragments: Arc<Mutex<Fragments>>,
+    /// The journals of this epoch that are there.
+    journals: Arc<Mutex<Vec<JournalName>>>,
     known: KnownSegments,
     state: StreamState,
 }
@@ -42,7 +50,7 @@ pub(crate) struct Stored {
 
 impl Sink {
     pub(crate) fn new(branch: Branch, epoch: Epoch, known: KnownSegments, state: StreamState) -> Self {
-        Self { branch, epoch, fragments: Arc::default(), known, state }
+        Self { branch, epoch, fragments: Arc::default(), journals: Arc::default(), known, state }
     }
 
     /// Stores a fragment. Returns once it is durable, or when trying is pointless.
@@ -57,7 +65,7 @@ impl Sink {
                 async move {
                     let body = content.clone();
                     let name = branch.put_fragment(&this.epoch, segment, from, to, server_time, body).await?;
-                    if replaces && read(branch, &name).await? != content {
+                    if replaces && branch.read_fragment(&name).await? != content {
                         return Err(repository::Error::Corrupt {
                             key: name.key().to_string(),
                             why: "it reads back differently from what was written".to_owned(),
@@ -70,6 +78,47 @@ impl Sink {
         debug!(%segment, from = range.start, to = range.end, "stored a fragment");
         self.names().insert((segment, range.start, range.end), name);
         Ok(Stored { job, buffer: Some(content) })
+    }
+
+    /// Adds to the journal, or begins one where there is none to go on with. Returns once it is durable, or when trying is
+    /// pointless.
+    pub(crate) async fn append(
+        self,
+        mut journal: Option<Journal>,
+        put: Append,
+    ) -> (Option<Journal>, repository::Result<Stored>) {
+        let what = format!("WAL {} [{}, {})", put.segment, put.range.start, put.range.end);
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        loop {
+            match self.try_append(&mut journal, &put).await {
+                // Durable: a record counts when the sync after it has returned.
+                Ok(()) => return (journal, Ok(Stored { job: put.job, buffer: None })),
+                Err(error) if is_final(&error) => return (None, Err(error)),
+                Err(error) => self.wait_after(&what, &error, &mut backoff).await,
+            }
+        }
+    }
+
+    async fn try_append(&self, journal: &mut Option<Journal>, put: &Append) -> repository::Result<()> {
+        let continues = |journal: &&mut Journal| {
+            let name = journal.name();
+            let place = (name.segment, journal.end()) == (put.segment, put.range.start);
+            // After a sync that has failed nothing in that file can be relied on: its next one might succeed all the same.
+            place && name.from >= put.window && journal.is_sound()
+        };
+        if let Some(open) = journal.as_mut().filter(continues) {
+            return open.append(put.server_time, &put.content).await;
+        }
+        *journal = None;
+        let from = put.range.start;
+        let begun =
+            self.branch.begin_journal(&self.epoch, put.segment, from, put.server_time, &put.content).await?;
+        let mut journals = self.journals.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = journals.len().saturating_sub(REMEMBERED);
+        journals.drain(..old);
+        journals.push(begun.name());
+        *journal = Some(begun);
+        Ok(())
     }
 
     /// Stores a whole segment. Returns once it is durable, or when trying is pointless.
@@ -113,7 +162,7 @@ impl Sink {
             async move {
                 let name =
                     name.ok_or_else(|| std::io::Error::other("a fragment of this segment is not known"))?;
-                read(&branch, &name).await.map_err(std::io::Error::other)
+                branch.read_fragment(&name).await.map_err(std::io::Error::other)
             }
         });
         parts.boxed()
@@ -132,6 +181,20 @@ impl Sink {
         }
     }
 
+    /// Deletes the journals of a part of a segment that a stored fragment covers.
+    pub(crate) async fn delete_journals(self, segment: SegmentName, window: Range<u32>) {
+        let gone: Vec<JournalName> = {
+            let mut journals = self.journals.lock().unwrap_or_else(PoisonError::into_inner);
+            journals.extract_if(.., |name| name.segment == segment && window.contains(&name.from)).collect()
+        };
+        for name in gone {
+            if let Err(error) = self.branch.store().delete(&self.branch.key(&name.key())).await {
+                debug!(%segment, "a journal stays: {error}");
+                return;
+            }
+        }
+    }
+
     fn names(&self) -> MutexGuard<'_, Fragments> {
         self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,33 +204,21 @@ impl Sink {
     where
         F: Future<Output = repository::Result<T>>,
     {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         loop {
             match attempt().await {
                 Ok(done) => return Ok(done),
                 Err(error) if is_final(&error) => return Err(error),
-                Err(error) => {
-                    let wait = backoff.next_wait();
-                    let text = format!("cannot store {what}: {error}");
-                    if self.state.set_error(&text) {
-                        warn!("{text}; nothing of it is acknowledged, trying again");
-                    }
-                    tokio::time::sleep(wait).await;
-                }
+                Err(error) => self.wait_after(what, &error, &mut backoff).await,
             }
         }
     }
-}
 
-/// Reads a fragment; it is verified against its name and its own digest.
-pub(crate) async fn read(branch: &Branch, name: &FragmentName) -> repository::Result<Bytes> {
-    let length = u64::from(name.to - name.from);
-    let (_, content) = branch.get_sealed(Kind::Fragment, &name.key(), length).await?;
-    if content.len() as u64 != length || proto::Digest::of(&content) != name.digest {
-        return Err(repository::Error::Corrupt {
-            key: name.key().to_string(),
-            why: "its content is not what its name says".to_owned(),
-        });
+    async fn wait_after(&self, what: &str, error: &repository::Error, backoff: &mut Backoff) {
+        let text = format!("cannot store {what}: {error}");
+        if self.state.set_error(&text) {
+            warn!("{text}; nothing of it is acknowledged, trying again");
+        }
+        tokio::time::sleep(backoff.next_wait()).await;
     }
-    Ok(content)
 }

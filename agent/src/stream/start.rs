@@ -253,8 +253,8 @@ mod tests {
 
     fn add_fragment(listing: &mut WalListing, segment: SegmentName, epoch: u32, range: Range<u32>) {
         let epoch = Epoch { number: epoch, writer: repository::WriterId::random() };
-        let digest = Digest::of(b"");
-        let fragment = FragmentName { segment, epoch, from: range.start, to: range.end, digest };
+        let (digest, place) = (Digest::of(b""), repository::Place::Object);
+        let fragment = FragmentName { segment, epoch, from: range.start, to: range.end, digest, place };
         listing.timelines.entry(segment.timeline).or_default().fragments.push(fragment);
     }
 

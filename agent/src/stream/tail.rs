@@ -10,6 +10,9 @@
 //!                                                              at the end the windows are read back and joined
 //! ```
 //!
+//! Where the store has objects that grow, a window's flushes are not objects of their own but records of its journal, one
+//! after the other.
+//!
 //! What always holds: `durable <= planned <= received`; a byte before `planned` is durable or in a job in flight.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +23,7 @@ use bytes::{Bytes, BytesMut};
 use proto::wal::{SegmentName, SegmentNo, SegmentSize};
 use proto::{Digest, Lsn, ServerTime, TimelineId};
 
-use super::action::{Action, Content, JobId, PutFragment, PutSegment};
+use super::action::{Action, Append, Content, JobId, PutFragment, PutSegment};
 use super::lag::Waiting;
 use super::objects::Objects;
 use super::prefix::DurablePrefix;
@@ -61,6 +64,8 @@ pub(crate) struct TailStart {
     /// The start of a segment.
     pub(crate) start: Lsn,
     pub(crate) flush: Flush,
+    /// Flushes become records of a journal.
+    pub(crate) journals: bool,
     /// What the repository has from `start` on; see [`checkpoint_positions`].
     pub(crate) known: Vec<Checkpoint>,
 }
@@ -105,6 +110,7 @@ pub(crate) struct Tail {
     timeline: TimelineId,
     size: SegmentSize,
     flush: Flush,
+    journals: bool,
     window_size: u64,
 
     window: BytesMut,
@@ -115,6 +121,8 @@ pub(crate) struct Tail {
     /// The complete windows of the segment that is being received.
     windows: Vec<Range<u32>>,
     objects: Objects,
+    /// Windows that are stored, and whose journals nobody needs any more.
+    outlived: Vec<(SegmentNo, Range<u32>)>,
 
     received: Lsn,
     planned: Lsn,
@@ -146,6 +154,7 @@ impl Tail {
             timeline: start.timeline,
             size: start.segment_size,
             flush: start.flush,
+            journals: start.journals,
             window_size,
             window: BytesMut::with_capacity(window_size as usize),
             window_start: start.start,
@@ -154,6 +163,7 @@ impl Tail {
             proof: Proof::of(start.known),
             windows: Vec::new(),
             objects: Objects::default(),
+            outlived: Vec::new(),
             received: start.start,
             planned: start.start,
             prefix: DurablePrefix::starting_at(start.start),
@@ -267,7 +277,8 @@ impl Tail {
                 self.waiting.durable(self.prefix.end());
             }
         } else if self.window_size == self.size.bytes() {
-            if self.flush == Flush::AtOnce && self.planned > self.window_start {
+            let rest = self.received.bytes_since(self.planned);
+            if self.flush == Flush::AtOnce && self.planned > self.window_start && rest < MAX_FLUSHING {
                 // A commit at the segment's end shall not wait for the whole segment.
                 self.put_flush();
             }
@@ -326,7 +337,8 @@ impl Tail {
     fn may_flush(&self) -> bool {
         let flushes = self.jobs.values().filter(|job| job.kind == Kind::Flush);
         let (count, bytes) = flushes.fold((0, 0), |(count, bytes), job| (count + 1, bytes + job.length()));
-        let overlap = count < MAX_FLUSHES && bytes < MAX_FLUSHING;
+        // A record is written when the one before it is durable.
+        let overlap = !self.journals && count < MAX_FLUSHES && bytes < MAX_FLUSHING;
         // Nothing is stored before all was compared.
         self.received > self.planned && self.proof.is_complete() && (count == 0 || overlap)
     }
@@ -361,10 +373,27 @@ impl Tail {
         if !ranges.is_empty() {
             self.actions.push_back(Action::Delete { segment: self.name(segment), ranges });
         }
+        self.give_up_journals();
         while self.assemblies.front().is_some_and(|next| next.segment.end(self.size) <= self.durable()) {
             let Some(next) = self.assemblies.pop_front() else { break };
             let content = Content::Fragments(next.windows);
             self.put_segment(Kind::Assembly, next.segment, next.digest, next.server_time, content);
+        }
+    }
+
+    /// A window that is stored needs no journals, once nothing is being written to them.
+    fn give_up_journals(&mut self) {
+        for (segment, window) in std::mem::take(&mut self.outlived) {
+            let within = |job: &Job| {
+                job.kind == Kind::Flush && job.segment == segment && window.contains(&job.range.start)
+            };
+            match self.jobs.values().any(within) {
+                true => self.outlived.push((segment, window)),
+                false => {
+                    let segment = self.name(segment);
+                    self.actions.push_back(Action::DeleteJournals { segment, window });
+                }
+            }
         }
     }
 
@@ -381,8 +410,12 @@ impl Tail {
             return;
         }
         let content = self.copy(segment, &range);
-        self.objects.begin(range.clone());
-        self.put_fragment(Kind::Flush, segment, range, content, false);
+        if self.journals {
+            self.append(segment, range, content);
+        } else {
+            self.objects.begin(range.clone());
+            self.put_fragment(Kind::Flush, segment, range, content, false);
+        }
         self.planned = self.received;
         self.pending_since = None;
     }
@@ -391,6 +424,13 @@ impl Tail {
     fn copy(&self, segment: SegmentNo, range: &Range<u32>) -> Bytes {
         let window = self.offset(segment, self.window_start);
         Bytes::copy_from_slice(&self.window[(range.start - window) as usize..(range.end - window) as usize])
+    }
+
+    fn append(&mut self, segment: SegmentNo, range: Range<u32>, content: Bytes) {
+        let job = self.begin(Job { kind: Kind::Flush, segment, range: range.clone() });
+        let window = self.offset(segment, self.window_start);
+        let (segment, server_time) = (self.name(segment), self.server_time);
+        self.actions.push_back(Action::Append(Append { job, segment, range, server_time, content, window }));
     }
 
     fn put_fragment(
@@ -434,8 +474,17 @@ impl Tail {
         let start = segment.start(self.size);
         self.prefix.add(start + u64::from(range.start), start + u64::from(range.end));
         self.waiting.durable(self.prefix.end());
+        if self.journals && kind == Kind::Window {
+            self.outlived.push((segment, range.clone()));
+        }
         let current = segment == self.size.segment_at(self.window_start);
-        if current && matches!(kind, Kind::Flush | Kind::Merge | Kind::Window) {
+        // A record is no object.
+        let is_object = match kind {
+            Kind::Flush => !self.journals,
+            Kind::Merge | Kind::Window => true,
+            Kind::Segment | Kind::Assembly => false,
+        };
+        if current && is_object {
             self.objects.stored(&range);
         }
         if let Some(Ok(mut buffer)) = buffer.map(Bytes::try_into_mut) {

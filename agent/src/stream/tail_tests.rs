@@ -19,7 +19,8 @@ fn size() -> SegmentSize {
 }
 
 fn start(flush: Flush, known: Vec<Checkpoint>) -> TailStart {
-    TailStart { timeline: TimelineId::FIRST, segment_size: size(), start: Lsn(START), flush, known }
+    let (timeline, start, journals) = (TimelineId::FIRST, Lsn(START), false);
+    TailStart { timeline, segment_size: size(), start, flush, journals, known }
 }
 
 /// A repository, and the jobs that are on their way to it.
@@ -27,6 +28,8 @@ fn start(flush: Flush, known: Vec<Checkpoint>) -> TailStart {
 struct World {
     flying: Vec<Action>,
     fragments: BTreeSet<(SegmentNo, u32, u32)>,
+    /// What is in journals.
+    records: BTreeSet<(SegmentNo, u32, u32)>,
     segments: BTreeSet<SegmentNo>,
     most_objects: usize,
 }
@@ -42,6 +45,13 @@ impl World {
                         assert!(self.fragments.remove(&(segment, range.start, range.end)), "deleted once");
                     }
                 }
+                Action::DeleteJournals { segment, window } => {
+                    let number = segment.number(size()).unwrap();
+                    assert!(self.fragments.contains(&(number, window.start, window.end)), "replaced before");
+                    let written = |action: &Action| matches!(action, Action::Append(put) if put.segment == segment && put.window == window.start);
+                    assert!(!self.flying.iter().any(written), "deleted while it is written");
+                    self.records.retain(|(of, from, _)| *of != number || !window.contains(from));
+                }
                 put => self.flying.push(put),
             }
         }
@@ -52,8 +62,21 @@ impl World {
     }
 
     /// One job in flight ends.
-    fn land(&mut self, tail: &mut Tail, which: usize) {
-        match self.flying.swap_remove(which) {
+    fn land(&mut self, tail: &mut Tail, mut which: usize) {
+        let is_append = |action: &Action| matches!(action, Action::Append(_));
+        if is_append(&self.flying[which]) {
+            // Records are written in the order in which they were asked for.
+            which = self.flying.iter().position(is_append).unwrap();
+        }
+        match self.flying.remove(which) {
+            Action::Append(put) => {
+                let segment = put.segment.number(size()).unwrap();
+                let from = segment.start(size()) + u64::from(put.range.start);
+                assert!(put.content[..] == source(from, put.range.len())[..], "a record's bytes");
+                assert!(put.window <= put.range.start);
+                self.records.insert((segment, put.range.start, put.range.end));
+                tail.stored(put.job, None);
+            }
             Action::PutFragment(put) => {
                 let segment = put.segment.number(size()).unwrap();
                 let from = segment.start(size()) + u64::from(put.range.start);
@@ -84,7 +107,7 @@ impl World {
                 self.segments.insert(segment);
                 tail.stored(put.job, buffer);
             }
-            Action::Delete { .. } => unreachable!(),
+            Action::Delete { .. } | Action::DeleteJournals { .. } => unreachable!(),
         }
         assert!(tail.durable() <= self.contiguous(), "acknowledged beyond what is there");
         assert!(tail.durable() <= tail.received());
@@ -97,9 +120,9 @@ impl World {
             segment = segment.next();
         }
         let (mut from, mut at) = (segment, 0);
+        let held = || self.fragments.iter().chain(&self.records);
         loop {
-            let next =
-                self.fragments.iter().filter(|(s, f, _)| *s == from && *f <= at).map(|(.., t)| *t).max();
+            let next = held().filter(|(s, f, _)| *s == from && *f <= at).map(|(.., t)| *t).max();
             match next {
                 Some(to) if to > at => at = to,
                 _ if u64::from(at) == MIB || self.segments.contains(&from) => (from, at) = (from.next(), 0),
@@ -163,16 +186,21 @@ proptest! {
     fn everything_is_stored_and_nothing_acknowledged_early(
         steps in steps(),
         at_once: bool,
+        journals: bool,
         window in prop_oneof![Just(MIB), Just(MIB / 4), Just(MIB / 8 * 3)],
     ) {
         let flush = if at_once { Flush::AtOnce } else { Flush::Every(Duration::from_secs(1)) };
-        let (tail, world) = play(Tail::with_window(start(flush, Vec::new()), window), steps);
+        let start = TailStart { journals, ..start(flush, Vec::new()) };
+        let (tail, world) = play(Tail::with_window(start, window), steps);
         prop_assert!(tail.is_idle());
         prop_assert_eq!(tail.durable(), tail.received());
         prop_assert_eq!(world.contiguous(), tail.received());
         let whole = size().segment_at(tail.received()).0 - size().segment_at(Lsn(START)).0;
         prop_assert_eq!(world.segments.len() as u64, whole, "each complete segment is stored whole");
         prop_assert!(world.most_objects <= MAX_OBJECTS, "{} objects", world.most_objects);
+        prop_assert!(journals || world.records.is_empty());
+        let windows = |(_, from, to): &(SegmentNo, u32, u32)| u64::from(to - from) <= window;
+        prop_assert!(!journals || world.fragments.iter().all(windows), "nothing is merged");
         prop_assert_eq!(tail.lag(Duration::from_secs(3600)), Duration::ZERO);
     }
 }
@@ -202,6 +230,22 @@ fn one_flush_at_a_time_gathers_the_next_group() {
     world.collect(&mut tail, Tick::ZERO);
     world.land(&mut tail, 0);
     assert_eq!(tail.durable(), Lsn(START + 600));
+}
+
+#[test]
+fn records_never_overlap_and_the_store_may_be_as_slow_as_it_likes() {
+    let mut tail = Tail::new(TailStart { journals: true, ..start(Flush::AtOnce, Vec::new()) });
+    let mut world = World::default();
+    for millis in 0..100 {
+        let bytes = source(tail.received(), 100);
+        tail.receive(tail.received(), &bytes, ServerTime(0), Tick::from_millis(millis)).unwrap();
+        world.collect(&mut tail, Tick::from_millis(millis));
+    }
+    assert_eq!((world.flying.len(), tail.deadline()), (1, None));
+    world.land(&mut tail, 0);
+    world.collect(&mut tail, Tick::from_millis(100));
+    world.land(&mut tail, 0);
+    assert_eq!((world.records.len(), tail.durable()), (2, Lsn(START + 10_000)));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use proto::client::{Error, Replication, ServerVersion, SessionOptions};
 use proto::config::SlotName;
 use proto::conninfo::ConnInfo;
-use repository::{Branch, Repository, Sealing, Store, Unsealing, chance};
+use repository::{Branch, Repository, Sealing, Unsealing, chance};
 use tokio::io::duplex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,7 +20,8 @@ use tokio::time::sleep;
 
 use crate::cluster::{Cluster, SLOT, SYSTEM, Up};
 use crate::gate::{Gate, Gated};
-use crate::store::{Network, View};
+use crate::growing;
+use crate::store::Network;
 use crate::walsender::serve;
 
 pub(crate) const CLUSTER: &str = "main";
@@ -107,8 +108,8 @@ impl Servers for Way {
 }
 
 /// A branch as one process sees it, once the store answers.
-pub(crate) async fn open(network: Arc<Network>, gate: Gate) -> Repository {
-    let store = Store::over(Arc::new(View { network, gate }), "simulated");
+pub(crate) async fn open(network: Arc<Network>, gate: Gate, journals: bool) -> Repository {
+    let store = growing::store(network, gate, journals);
     loop {
         match Repository::open(store.clone(), Sealing::plain(1), Unsealing::none()).await {
             Ok(repository) => return repository,
@@ -145,6 +146,7 @@ impl Agent {
         network: &Arc<Network>,
         postgres: &ConnInfo,
         synchronous: bool,
+        journals: bool,
     ) {
         if self.runs() {
             return;
@@ -165,7 +167,7 @@ impl Agent {
         self.state = StreamState::default();
         let (network, gate, state) = (network.clone(), self.gate.clone(), self.state.clone());
         let process = async move {
-            let repository = open(network, gate).await;
+            let repository = open(network, gate, journals).await;
             follow(repository, options, state, KnownSegments::default(), stopped).await;
         };
         self.process = Some((tokio::spawn(process), stop));

@@ -12,6 +12,7 @@
 mod agents;
 mod cluster;
 mod gate;
+mod growing;
 mod reader;
 mod store;
 mod wal;

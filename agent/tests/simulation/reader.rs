@@ -127,7 +127,8 @@ impl Reader {
             let start = number.start(size()) + u64::from(fragment.from);
             let branch = &self.branch;
             wrote(
-                fragment.key().to_string(),
+                // A journal grows.
+                format!("{} up to {}", fragment.key(), fragment.to),
                 &mut || now(branch.read_fragment(fragment), fragment.key()),
                 start,
             )?;

@@ -46,7 +46,7 @@ pub(crate) const CALM: Weather =
 
 #[derive(Debug)]
 pub(crate) struct Network {
-    objects: Arc<InMemory>,
+    pub(crate) objects: Arc<InMemory>,
     weather: Mutex<Weather>,
     random: Mutex<StdRng>,
 }
@@ -61,7 +61,12 @@ impl Network {
         *self.weather.lock().expect("one thread") = weather;
     }
 
-    fn fate(&self) -> Fate {
+    /// A random decision.
+    pub(crate) fn draw<T>(&self, decide: impl FnOnce(&mut StdRng) -> T) -> T {
+        decide(&mut self.random.lock().expect("one thread"))
+    }
+
+    pub(crate) fn fate(&self) -> Fate {
         let weather = *self.weather.lock().expect("one thread");
         let mut random = self.random.lock().expect("one thread");
         let mut chance = |percent: u32| random.random_range(0..100) < percent;
@@ -76,12 +81,12 @@ impl Network {
     }
 }
 
-struct Fate {
-    there: Duration,
-    back: Duration,
+pub(crate) struct Fate {
+    pub(crate) there: Duration,
+    pub(crate) back: Duration,
     again: Duration,
-    fails: bool,
-    lost: bool,
+    pub(crate) fails: bool,
+    pub(crate) lost: bool,
     repeats: bool,
     locked: bool,
 }

@@ -41,6 +41,8 @@ pub(crate) struct World {
     gap: bool,
     /// Whether two servers may come to write one timeline.
     strangers: bool,
+    /// Whether the store's objects can grow, so that tails are journals.
+    journals: bool,
     /// The most that is written at once.
     burst: u64,
     /// What has happened, for whoever looks into a failure.
@@ -86,6 +88,7 @@ impl World {
             timelines: 1,
             gap: false,
             strangers: random.random_range(0..8) == 0,
+            journals: random.random(),
             burst: if random.random_range(0..6) == 0 { 500_000 } else { 9_000 },
             story: Vec::new(),
             random,
@@ -164,7 +167,7 @@ impl World {
         let synchronous = self.random.random();
         self.tell(format!("agent {which} is started, synchronous: {synchronous}"));
         let (cluster, network) = (self.cluster.clone(), self.network.clone());
-        self.agents[which].start(&cluster, &network, &self.postgres, synchronous);
+        self.agents[which].start(&cluster, &network, &self.postgres, synchronous, self.journals);
     }
 
     /// Every primary that runs writes something.
@@ -465,5 +468,5 @@ impl World {
 
 /// A branch behind the network, in a process of its own.
 async fn branch(network: Arc<Network>) -> Branch {
-    agents::branch(&agents::open(network, Gate::default()).await).await
+    agents::branch(&agents::open(network, Gate::default(), false).await).await
 }

@@ -118,7 +118,7 @@ mod tests {
     use proto::{Digest, TimelineId};
 
     use super::*;
-    use crate::{Epoch, FragmentName, WriterId};
+    use crate::{Epoch, FragmentName, Place, WriterId};
 
     /// The same, byte by byte.
     fn naive(ranges: &[(u64, u64)]) -> [bool; 64] {
@@ -167,6 +167,7 @@ mod tests {
             from,
             to,
             digest: Digest::of(b""),
+            place: Place::Object,
         };
         let (one, other) = (Digest::of(b"1"), Digest::of(b"2"));
         let mut wal = TimelineWal {

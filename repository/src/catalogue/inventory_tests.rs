@@ -4,7 +4,7 @@ use proto::wal::{SegmentName, SegmentNo};
 
 use super::*;
 use crate::manifest::text_tests;
-use crate::{Epoch, FragmentName, WriterId};
+use crate::{Epoch, FragmentName, Place, WriterId};
 
 pub(crate) fn tli(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
@@ -50,7 +50,8 @@ impl World {
     fn add_tail(&mut self, timeline: u32, number: u64, length: u32) {
         let segment = SegmentName::new(tli(timeline), SegmentNo(number), size());
         let epoch = Epoch { number: 1, writer: WriterId::from_number(1) };
-        let fragment = FragmentName { segment, epoch, from: 0, to: length, digest: Digest::of(b"") };
+        let (digest, place) = (Digest::of(b""), Place::Object);
+        let fragment = FragmentName { segment, epoch, from: 0, to: length, digest, place };
         let fragments = &mut self.wal.timelines.entry(tli(timeline)).or_default().fragments;
         fragments.push(fragment);
         fragments.sort();

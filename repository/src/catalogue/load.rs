@@ -8,7 +8,7 @@ use proto::{Lsn, ServerTime, TimelineId};
 use super::{Inventory, UnreadableBackup};
 use crate::backup::BackupRef;
 use crate::error::OrAbsent;
-use crate::{Branch, Error, Kind, Result};
+use crate::{Branch, Error, Result};
 
 /// Heads of manifests are small: so many times more of them than of others are fetched side by side.
 const SMALL: usize = 4;
@@ -74,15 +74,15 @@ impl Inventory {
         for part in lineage.timelines_of(number, size) {
             let Some(wal) = self.wal.timelines.get(&part.timeline) else { continue };
             let name = SegmentName::new(part.timeline, number, size);
-            let header = if wal.segments.contains_key(&name) {
-                branch.peek_segment(name).await
+            let time = if wal.segments.contains_key(&name) {
+                branch.peek_segment(name).await.map(|header| header.server_time)
             } else {
                 let last = wal.fragments.iter().find(|f| f.segment == name && f.to == offset);
                 let Some(last) = last else { continue };
-                branch.peek(Kind::Fragment, &last.key()).await
+                branch.fragment_time(last).await
             };
-            return match header.or_absent() {
-                Ok(header) => Ok(header.and_then(|header| header.server_time).and_then(instant)),
+            return match time.or_absent() {
+                Ok(time) => Ok(time.flatten().and_then(instant)),
                 Err(Error::Corrupt { .. } | Error::Conflict { .. }) => Ok(None),
                 Err(error) => Err(error),
             };

@@ -4,10 +4,12 @@
 
 mod branch;
 mod faults;
+mod growing;
 mod objects;
 
 pub use branch::check_branch;
 pub use faults::{check_damage, check_missing_bucket, check_refused, check_unreachable};
+pub use growing::check_growing;
 pub use objects::check_objects;
 
 use crate::{Key, Sealing, Store, Unsealing, WriterId};
@@ -20,6 +22,7 @@ pub async fn check_store(store: &Store) {
         check_branch(store, &sealing, &unsealing).await;
         check_damage(store, &sealing, &unsealing).await;
     }
+    check_growing(store).await;
 }
 
 /// Sealing to a fresh identity, and what opens it.

@@ -17,7 +17,7 @@ use crate::backup::{BackupLabel, Member, SILENCE, parse_member};
 use crate::catalogue::Coverage;
 use crate::pack::PackName;
 use crate::store::Leftover;
-use crate::wal::{Epoch, FragmentName, WalObject};
+use crate::wal::{Epoch, FragmentName, JournalName, WalObject};
 use crate::{Key, ObjectInfo};
 
 /// Why an object goes. In the order in which they are deleted.
@@ -39,7 +39,9 @@ pub enum Why {
     Wal(TimelineId, Lsn),
     /// The segment of this fragment is stored whole. Looked at once more before the fragment goes.
     WholeSegment(FragmentName),
-    /// An epoch that is over, and none of whose fragments is there any more.
+    /// The segment of this journal is stored whole. Looked at once more before the journal goes.
+    WholeJournal(JournalName),
+    /// An epoch that is over, and none of whose tails is there any more.
     OldEpoch(Epoch),
 }
 
@@ -54,7 +56,10 @@ impl fmt::Display for Why {
             Why::CutOff(label) => write!(f, "backup {label} was cut off"),
             Why::Pack(_) => f.write_str("no backup that stays needs this pack"),
             Why::Wal(..) => f.write_str("no backup that stays needs this WAL"),
-            Why::WholeSegment(fragment) => write!(f, "segment {} is stored whole", fragment.segment),
+            Why::WholeSegment(FragmentName { segment, .. })
+            | Why::WholeJournal(JournalName { segment, .. }) => {
+                write!(f, "segment {segment} is stored whole")
+            }
             Why::OldEpoch(_) => f.write_str("this epoch is over"),
         }
     }
@@ -257,9 +262,16 @@ impl Planner<'_> {
                     None if self.survey.is_whole(fragment.segment) => Some(Why::WholeSegment(fragment)),
                     None => None,
                 },
+                WalObject::Journal(journal) => match may_go(journal.segment, object) {
+                    Some(start) => Some(Why::Wal(journal.segment.timeline, start)),
+                    None if self.survey.is_whole(journal.segment) => Some(Why::WholeJournal(journal)),
+                    None => None,
+                },
             };
-            if let WalObject::Fragment(fragment) = wal {
-                with_fragments.insert(fragment.epoch);
+            match wal {
+                WalObject::Fragment(FragmentName { epoch, .. })
+                | WalObject::Journal(JournalName { epoch, .. }) => drop(with_fragments.insert(epoch)),
+                WalObject::Segment(..) | WalObject::File(..) => {}
             }
             self.reasons.extend(why.map(|why| (object, why)));
         }

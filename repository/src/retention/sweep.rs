@@ -11,7 +11,7 @@ use super::plan::{Plan, Removal, Why};
 use super::survey::Survey;
 use crate::backup::{BackupLabel, Member, parse_member};
 use crate::pack::PackName;
-use crate::{Branch, Error, FragmentName, Key, ObjectInfo, Result};
+use crate::{Branch, Error, FragmentName, JournalName, Key, ObjectInfo, Result};
 
 /// Why a run stops.
 pub(super) const ANOTHER: &str = "something has changed since this run looked: another run, a backup, or a mark; nothing more goes before the next run";
@@ -100,7 +100,7 @@ impl Branch {
                 sweep.delete(removal).await?;
             }
         }
-        sweep.fragments(plan).await?;
+        sweep.tails(plan).await?;
         for file in &plan.interrupted {
             // Whoever should still be at it after such a silence finds it gone when he wants to publish it, and fails.
             match self.store().remove_leftover(file).await {
@@ -173,22 +173,21 @@ impl Sweep<'_> {
         }
     }
 
-    /// Fragments go when their segment has been read back whole, and has the very bytes that they hold.
-    async fn fragments(&mut self, plan: &Plan) -> Result<()> {
-        let due: Vec<(&Removal, FragmentName)> = plan
+    /// Fragments and journals go when their segment has been read back whole, and has the very bytes that they hold.
+    async fn tails(&mut self, plan: &Plan) -> Result<()> {
+        let due: Vec<(&Removal, Part)> = plan
             .removals
             .iter()
             .filter(|removal| removal.is_due)
             .filter_map(|removal| match removal.why {
-                Why::WholeSegment(fragment) => Some((removal, fragment)),
+                Why::WholeSegment(fragment) => Some((removal, Part::Fragment(fragment))),
+                Why::WholeJournal(journal) => Some((removal, Part::Journal(journal))),
                 _ => None,
             })
             .collect();
-        for group in due.chunk_by(|a, b| a.1.segment == b.1.segment) {
-            let segment = group[0].1.segment;
-            let fragments: Vec<FragmentName> = group.iter().map(|(_, fragment)| *fragment).collect();
-            let equal = match self.branch.compare(segment, fragments).await {
-                Ok(equal) => equal,
+        for group in due.chunk_by(|a, b| a.1.segment() == b.1.segment()) {
+            let segment = group[0].1.segment();
+            match self.tails_of(segment, group).await {
                 Err(
                     error @ (Error::Corrupt { .. }
                     | Error::Conflict { .. }
@@ -196,22 +195,57 @@ impl Sweep<'_> {
                     | Error::Absent { .. }),
                 ) => {
                     self.swept.held_back.push(format!("the fragments of segment {segment} stay: {error}"));
-                    continue;
                 }
-                Err(error) => return Err(error),
-            };
-            for (removal, fragment) in group {
-                if equal.contains(fragment) {
-                    self.delete(removal).await?;
-                } else {
-                    self.swept.held_back.push(format!(
-                        "fragment {} stays: it holds other bytes than segment {segment}, so two servers have written them",
-                        removal.key
-                    ));
-                }
+                outcome => outcome?,
             }
         }
         Ok(())
+    }
+
+    async fn tails_of(&mut self, segment: SegmentName, group: &[(&Removal, Part)]) -> Result<()> {
+        let mut held = Vec::new();
+        for (_, part) in group {
+            held.push(part.held(self.branch).await?);
+        }
+        let equal = self.branch.compare(segment, held.iter().flatten().copied().collect()).await?;
+        for ((removal, part), held) in group.iter().zip(held) {
+            if held.is_some_and(|held| !equal.contains(&held)) {
+                self.swept.held_back.push(format!(
+                    "{} stays: it holds other bytes than segment {segment}, so two servers have written them",
+                    removal.key
+                ));
+            } else if part.held(self.branch).await? != held {
+                // A journal whose writer is still at work. It notices when its journal is gone, and begins another.
+                self.swept.held_back.push(format!("{} stays: it is being written", removal.key));
+            } else {
+                self.delete(removal).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A part of a segment that is stored whole.
+#[derive(Clone, Copy)]
+enum Part {
+    Fragment(FragmentName),
+    Journal(JournalName),
+}
+
+impl Part {
+    fn segment(self) -> SegmentName {
+        match self {
+            Self::Fragment(fragment) => fragment.segment,
+            Self::Journal(journal) => journal.segment,
+        }
+    }
+
+    /// Which bytes it holds; `None`: none.
+    async fn held(self, branch: &Branch) -> Result<Option<FragmentName>> {
+        match self {
+            Self::Fragment(fragment) => Ok(Some(fragment)),
+            Self::Journal(journal) => branch.readable_of(journal).await,
+        }
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Kind {
     Segment,
     /// A part of a WAL segment.
     Fragment,
+    /// A part of a WAL segment that grows.
+    Journal,
     /// A timeline's history file.
     History,
     /// A timeline's last, incomplete segment, as the server renamed it.
@@ -65,7 +67,7 @@ impl Kind {
             | Self::Drill
             | Self::Keep
             | Self::Condemned => Audience::Metadata,
-            Self::Segment | Self::Fragment | Self::Partial | Self::Pack => Audience::Content,
+            Self::Segment | Self::Fragment | Self::Journal | Self::Partial | Self::Pack => Audience::Content,
         }
     }
 }
@@ -263,6 +265,11 @@ pub(super) fn encode(header: &Header, closing: Option<Closing>) -> Result<[u8; H
     let room = &mut frame[SKIPPABLE_PREFIX..HEADER_LENGTH - 1];
     room.get_mut(..json.len()).ok_or_else(too_long)?.copy_from_slice(&json);
     Ok(frame)
+}
+
+/// The header alone, for the front of an object that is not sealed as a whole.
+pub(crate) fn front(header: &Header) -> Result<[u8; HEADER_LENGTH]> {
+    encode(header, None)
 }
 
 /// A header as it was read: its fields by name too, so that fields of later versions are compared as well.

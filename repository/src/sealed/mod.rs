@@ -19,6 +19,7 @@ mod read;
 mod secrets;
 mod write;
 
+pub(crate) use header::front;
 pub use header::{Audience, Encryption, Header, Kind, WriterId};
 pub use range::ContentReader;
 pub use read::{Expected, UnsealReader, from_io, parse_header, unseal};

@@ -97,6 +97,7 @@ pub(super) fn open(
         pages: Some(Pages(pages)),
         prefix,
         root: None,
+        grows: None,
         description,
         attributes: attributes(storage.storage_class.as_deref()),
         tags,

@@ -53,7 +53,7 @@ fn refused(path: &Path, why: impl ToString) -> Error {
     Error::Refused { what: format!("file://{}", path.display()), why: why.to_string() }
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -126,6 +126,11 @@ impl Root {
             self.known().insert(directory.clone());
         }
         Ok(())
+    }
+
+    /// Where the object of this key lies.
+    pub(super) fn path_of(&self, key: &Key) -> PathBuf {
+        self.inner.path.join(key.as_str())
     }
 
     /// Makes a removal from the folder of `key` durable.

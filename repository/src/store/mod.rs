@@ -8,6 +8,7 @@
 mod blocking;
 mod bucket;
 mod failure;
+mod grow;
 mod list;
 mod local;
 mod open;
@@ -33,6 +34,7 @@ use crate::task::joined;
 use crate::{Error, Key, Result};
 pub use blocking::{SyncRead, SyncUpload};
 use failure::classify;
+pub use grow::{Growing, Grows};
 pub use local::Leftover;
 use local::Root;
 use proto::config::StorageConfig;
@@ -53,6 +55,8 @@ struct Inner {
     prefix: Key,
     /// The directory, if it is one.
     root: Option<Root>,
+    /// What makes objects that grow, where there can be any.
+    grows: Option<Arc<dyn Grows>>,
     description: String,
     /// What every object gets: its storage class.
     attributes: Attributes,
@@ -95,11 +99,21 @@ pub struct Folder {
 impl Store {
     /// A store behind any implementation of the interface; `description` names it in messages.
     pub fn over(objects: Arc<dyn ObjectStore>, description: &str) -> Self {
+        Self::growing_over(objects, None, description)
+    }
+
+    /// The same, with objects that can grow if `grows` makes them.
+    pub fn growing_over(
+        objects: Arc<dyn ObjectStore>,
+        grows: Option<Arc<dyn Grows>>,
+        description: &str,
+    ) -> Self {
         Self::from_parts(Inner {
             objects,
             pages: None,
             prefix: Key::root(),
             root: None,
+            grows,
             description: description.to_owned(),
             attributes: Attributes::new(),
             tags: TagSet::default(),

@@ -9,6 +9,7 @@ use object_store::local::LocalFileSystem;
 use proto::config::StorageConfig;
 
 use super::bucket::{self, Provider};
+use super::grow::Directory;
 use super::local::Root;
 use super::{Inner, Store, attributes, failure};
 use crate::{Error, Key, Result};
@@ -137,6 +138,7 @@ fn directory(path: &Path, storage: &StorageConfig) -> Result<Store> {
         objects: Arc::new(objects),
         pages: None,
         prefix: Key::root(),
+        grows: Some(Arc::new(Directory(root.clone()))),
         root: Some(root),
         description,
         attributes: attributes(None),

@@ -7,7 +7,7 @@ use proto::wal::{SegmentName, WalFile};
 use proto::{Digest, Lsn, TimelineId};
 
 use super::names::{WalObject, log_folder, log_of, timeline_folder, wal_folder};
-use super::{Epoch, FragmentName, HistoryFile, tail};
+use super::{Epoch, FragmentName, HistoryFile, JournalName, tail};
 use crate::{Branch, Error, Key, ObjectInfo, Result};
 
 /// All WAL of one timeline that a branch holds, by name only.
@@ -15,8 +15,11 @@ use crate::{Branch, Error, Key, ObjectInfo, Result};
 pub struct TimelineWal {
     /// Whole segments with their digests; more than one digest is a conflict that nobody has settled.
     pub segments: BTreeMap<SegmentName, Vec<Digest>>,
-    /// Fragments, in the order of segment, epoch, and place.
+    /// Fragments, in the order of segment, epoch, and place. What journals hold is among them, but for segments that are
+    /// there whole.
     pub fragments: Vec<FragmentName>,
+    /// All journals, whatever they hold.
+    pub journals: Vec<JournalName>,
     /// `.partial` and `.backup` files with their digests.
     pub files: BTreeMap<WalFile, Vec<Digest>>,
 }
@@ -62,6 +65,9 @@ impl WalListing {
                 Some(WalObject::Fragment(fragment)) => {
                     listing.timeline(fragment.segment.timeline).fragments.push(fragment);
                 }
+                Some(WalObject::Journal(journal)) => {
+                    listing.timeline(journal.segment.timeline).journals.push(journal);
+                }
                 Some(WalObject::File(WalFile::History(timeline), _)) => histories.push(timeline),
                 Some(WalObject::File(file, digest)) => {
                     let timeline = match file {
@@ -95,6 +101,7 @@ impl Branch {
     pub async fn wal_listing(&self) -> Result<WalListing> {
         let objects = self.store().list(&self.key(&wal_folder())).await?;
         let (mut listing, histories) = WalListing::collect(self.root(), &objects);
+        self.look_into_journals(&mut listing).await?;
         listing.histories = stream::iter(histories)
             .map(async |timeline| {
                 Ok::<_, Error>((timeline, self.read_wal_file(WalFile::History(timeline)).await?))
@@ -109,7 +116,19 @@ impl Branch {
     pub async fn folder_listing(&self, timeline: TimelineId, log: u32) -> Result<TimelineWal> {
         let objects = self.store().list(&self.key(&log_folder(timeline, log))).await?;
         let (mut listing, _) = WalListing::collect(self.root(), &objects);
+        self.look_into_journals(&mut listing).await?;
         Ok(listing.timelines.remove(&timeline).unwrap_or_default())
+    }
+
+    /// A journal's name does not say how far it goes.
+    async fn look_into_journals(&self, listing: &mut WalListing) -> Result<()> {
+        for wal in listing.timelines.values_mut() {
+            let needed = wal.journals.iter().filter(|journal| !wal.segments.contains_key(&journal.segment));
+            let needed: Vec<JournalName> = needed.copied().collect();
+            wal.fragments.extend(self.measure(&needed).await?);
+            wal.fragments.sort_unstable();
+        }
+        Ok(())
     }
 
     /// The timelines of which a history file is stored, ascending.

@@ -1,10 +1,12 @@
-//! The WAL in a branch: whole segments, fragments of them, and the small files beside them.
+//! The WAL in a branch: whole segments, their tails in fragments or journals, and the small files beside them.
 
 mod ahead;
 mod epoch;
 mod file;
+mod journal;
 mod listing;
 mod names;
+mod record;
 mod segment;
 mod tail;
 mod tail_file;
@@ -12,8 +14,9 @@ mod tail_file;
 pub use ahead::MOST_AHEAD;
 pub use epoch::EpochFacts;
 pub use file::HistoryFile;
+pub use journal::Journal;
 pub use listing::{TimelineWal, WalListing};
-pub use names::{Epoch, FragmentName};
+pub use names::{Epoch, FragmentName, JournalName, Place};
 pub(crate) use names::{WalObject, parse_epoch};
 pub(crate) use segment::segment_key;
 pub use tail::Tail;

@@ -59,13 +59,69 @@ pub struct FragmentName {
     pub to: u32,
     /// The content's digest.
     pub digest: Digest,
+    /// What holds it.
+    pub place: Place,
+}
+
+/// What holds a fragment.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Place {
+    /// An object of its own, which never changes.
+    #[default]
+    Object,
+    /// The first records of the journal with this nonce, as they were when somebody looked.
+    Journal(u64),
 }
 
 impl FragmentName {
+    /// The key of what holds it, below the branch.
+    pub fn key(&self) -> Key {
+        let Self { segment, epoch, from, to, digest, .. } = self;
+        match self.journal() {
+            Some(journal) => journal.key(),
+            None => tail_folder(*segment).child(format_args!("{epoch}-{from:08X}-{to:08X}-{digest}")),
+        }
+    }
+
+    /// The journal that holds it, if one does.
+    pub fn journal(&self) -> Option<JournalName> {
+        let Self { segment, epoch, from, .. } = *self;
+        match self.place {
+            Place::Object => None,
+            Place::Journal(nonce) => Some(JournalName { segment, epoch, from, nonce }),
+        }
+    }
+}
+
+/// A journal: an object that grows, with the bytes of a segment from `from` on, as one epoch received them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct JournalName {
+    /// The segment.
+    pub segment: SegmentName,
+    /// The epoch that it belongs to.
+    pub epoch: Epoch,
+    /// Offset in the segment of the first byte.
+    pub from: u32,
+    /// Random: an epoch may need several from the same place, and never writes to one again that has failed.
+    pub nonce: u64,
+}
+
+/// How the names of journals end.
+const JOURNAL: &str = ".journal";
+
+impl JournalName {
     /// Its key below the branch.
     pub fn key(&self) -> Key {
-        let Self { segment, epoch, from, to, digest } = self;
-        tail_folder(*segment).child(format_args!("{epoch}-{from:08X}-{to:08X}-{digest}"))
+        let Self { segment, epoch, from, nonce } = self;
+        tail_folder(*segment).child(format_args!("{epoch}-{from:08X}-{nonce:016x}{JOURNAL}"))
+    }
+
+    /// By the last two parts of its key.
+    fn parse(segment: &str, name: &str) -> Option<Self> {
+        let (rest, nonce) = name.strip_suffix(JOURNAL)?.rsplit_once('-')?;
+        let (epoch, from) = rest.rsplit_once('-')?;
+        let nonce = u64::from_str_radix(nonce, 16).ok()?;
+        Some(Self { segment: segment.parse().ok()?, epoch: epoch.parse().ok()?, from: hex32(from)?, nonce })
     }
 }
 
@@ -74,6 +130,7 @@ impl FragmentName {
 pub(crate) enum WalObject {
     Segment(SegmentName, Digest),
     Fragment(FragmentName),
+    Journal(JournalName),
     /// A history, partial or backup file.
     File(WalFile, Digest),
 }
@@ -94,6 +151,9 @@ impl WalObject {
                 let (segment, digest) = with_digest(name)?;
                 Self::Segment(segment.parse().ok()?, digest)
             }
+            ["wal", _, _, "tail", segment, name] if name.ends_with(JOURNAL) => {
+                Self::Journal(JournalName::parse(segment, name)?)
+            }
             ["wal", _, _, "tail", segment, name] => {
                 let segment = segment.parse().ok()?;
                 let (rest, digest) = with_digest(name)?;
@@ -101,7 +161,15 @@ impl WalObject {
                 let (epoch, from) = rest.rsplit_once('-')?;
                 let epoch = epoch.parse().ok()?;
                 let (from, to) = (hex32(from)?, hex32(to)?);
-                (from < to).then_some(Self::Fragment(FragmentName { segment, epoch, from, to, digest }))?
+                let place = Place::Object;
+                (from < to).then_some(Self::Fragment(FragmentName {
+                    segment,
+                    epoch,
+                    from,
+                    to,
+                    digest,
+                    place,
+                }))?
             }
             _ => return None,
         };
@@ -116,6 +184,7 @@ impl WalObject {
                 log_folder(name.timeline, name.log).child(format_args!("{name}-{digest}"))
             }
             Self::Fragment(fragment) => fragment.key(),
+            Self::Journal(journal) => journal.key(),
             Self::File(file, digest) => wal_folder().child(format_args!("{file}-{digest}")),
         }
     }
@@ -169,7 +238,7 @@ mod tests {
 
     fn object() -> impl Strategy<Value = WalObject> {
         let numbers = (1..=u32::MAX, any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>());
-        (0..5, numbers, any::<[u8; 32]>(), 0..u32::MAX, any::<u32>()).prop_map(
+        (0..6, numbers, any::<[u8; 32]>(), 0..u32::MAX, any::<u32>()).prop_map(
             |(which, (timeline, log, seg, number, writer), digest, from, length)| {
                 let timeline = TimelineId::new(timeline).unwrap();
                 let segment = SegmentName { timeline, log, seg };
@@ -178,7 +247,11 @@ mod tests {
                 let to = from.saturating_add(length.max(1));
                 match which {
                     0 => WalObject::Segment(segment, digest),
-                    1 => WalObject::Fragment(FragmentName { segment, epoch, from, to, digest }),
+                    1 => {
+                        let place = Place::Object;
+                        WalObject::Fragment(FragmentName { segment, epoch, from, to, digest, place })
+                    }
+                    4 => WalObject::Journal(JournalName { segment, epoch, from, nonce: number.into() }),
                     2 => WalObject::File(WalFile::History(timeline), digest),
                     3 => WalObject::File(WalFile::Partial(segment), digest),
                     _ => WalObject::File(WalFile::Backup(segment, from), digest),
@@ -198,11 +271,18 @@ mod tests {
             format!("wal/00000001/000000AB/00000001000000AB000000CD-{hex}")
         );
         assert_eq!(
-            FragmentName { segment, epoch, from: 0x2000, to: 0x4000, digest }.key().as_str(),
+            FragmentName { segment, epoch, from: 0x2000, to: 0x4000, digest, place: Place::Object }
+                .key()
+                .as_str(),
             format!(
                 "wal/00000001/000000AB/tail/00000001000000AB000000CD/{}-{hex}",
                 "0000002A-00c0ffee00c0ffee-00002000-00004000"
             )
+        );
+        assert_eq!(
+            JournalName { segment, epoch, from: 0x2000, nonce: 0xfeed }.key().as_str(),
+            "wal/00000001/000000AB/tail/00000001000000AB000000CD/0000002A-00c0ffee00c0ffee-00002000-\
+             000000000000feed.journal"
         );
         assert_eq!(
             WalObject::File(WalFile::History(TimelineId::FIRST), digest).key().as_str(),
@@ -232,7 +312,7 @@ mod tests {
 
         #[test]
         fn whatever_is_read_is_written_the_same(
-            text in "wal(/[0-9A-F]{8}){0,2}(/tail)?(/[0-9A-F]{24})?(/[0-9A-Fa-f-]{1,30})?(-[0-9a-f]{64})?"
+            text in "wal(/[0-9A-F]{8}){0,2}(/tail)?(/[0-9A-F]{24})?(/[0-9A-Fa-f-]{1,30})?(-[0-9a-f]{64}|-[0-9A-F]{8}-[0-9a-f]{16}.journal)?"
         ) {
             if let Ok(key) = Key::new(&text)
                 && let Some(object) = WalObject::parse(&key)

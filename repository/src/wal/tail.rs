@@ -8,7 +8,7 @@ use proto::wal::SegmentName;
 use proto::{Digest, ServerTime};
 
 use super::names::{WalObject, tail_folder};
-use super::{Epoch, FragmentName};
+use super::{Epoch, FragmentName, Place};
 use crate::{Branch, Error, Key, Kind, Result};
 
 /// The beginning of a segment, put together from fragments.
@@ -50,7 +50,7 @@ impl Branch {
             return Err(Error::invalid(what(), format_args!("{} bytes do not make it", content.len())));
         }
         let digest = Digest::of(&content);
-        let fragment = FragmentName { segment: name, epoch: *epoch, from, to, digest };
+        let fragment = FragmentName { segment: name, epoch: *epoch, from, to, digest, place: Place::Object };
         let mut header = self.header(Kind::Fragment, &fragment.key());
         header.timeline = Some(name.timeline);
         header.from = Some(number.start(size) + u64::from(from));
@@ -60,16 +60,19 @@ impl Branch {
         Ok(fragment)
     }
 
-    /// The fragments of a segment, in the order of epoch and place.
+    /// The fragments of a segment, and what its journals hold, in the order of epoch and place.
     pub async fn fragments(&self, name: SegmentName) -> Result<Vec<FragmentName>> {
         let objects = self.store().list_folder(&self.key(&tail_folder(name))).await?.objects;
-        let parsed = objects.iter().filter_map(|object| {
-            match WalObject::parse(&Key::new(object.key.below(self.root())?).ok()?)? {
-                WalObject::Fragment(fragment) => Some(fragment),
-                _ => None,
+        let (mut fragments, mut journals) = (Vec::new(), Vec::new());
+        for object in &objects {
+            let below = object.key.below(self.root()).and_then(|name| Key::new(name).ok());
+            match below.as_ref().and_then(WalObject::parse) {
+                Some(WalObject::Fragment(fragment)) => fragments.push(fragment),
+                Some(WalObject::Journal(journal)) => journals.push(journal),
+                _ => {}
             }
-        });
-        let mut fragments: Vec<FragmentName> = parsed.collect();
+        }
+        fragments.extend(self.measure(&journals).await?);
         fragments.sort_unstable();
         Ok(fragments)
     }
@@ -83,6 +86,9 @@ impl Branch {
         &self,
         fragment: &FragmentName,
     ) -> Result<(Bytes, Option<ServerTime>)> {
+        if let Some(journal) = fragment.journal() {
+            return self.read_journal(journal, fragment).await;
+        }
         let length = fragment.to - fragment.from;
         let name = fragment.key();
         let (header, content) = self.get_sealed(Kind::Fragment, &name, length.into()).await?;
@@ -92,6 +98,14 @@ impl Branch {
         }
         self.check_digest(&name, fragment.digest, Digest::of(&content))?;
         Ok((content, header.server_time))
+    }
+
+    /// When the server sent the last byte of a fragment, if that was written down. Not proven.
+    pub(crate) async fn fragment_time(&self, fragment: &FragmentName) -> Result<Option<ServerTime>> {
+        match fragment.journal() {
+            Some(journal) => Ok(self.read_journal(journal, fragment).await?.1),
+            None => Ok(self.peek(Kind::Fragment, &fragment.key()).await?.server_time),
+        }
     }
 
     /// The longest beginning of a segment that the fragments of one epoch hold; `None` if no epoch holds its
@@ -210,6 +224,7 @@ mod tests {
             from,
             to,
             digest: Digest::of(&[]),
+            place: Place::Object,
         }
     }
 
