@@ -304,6 +304,27 @@ async fn back_up(branch: &Branch, label: &BackupLabel, file: &Bytes) -> Manifest
     manifest
 }
 
+/// A backup that is not taken after all takes back what it has announced, and nothing else.
+#[tokio::test]
+async fn what_was_announced_can_be_withdrawn() {
+    let branch = plain().await;
+    for label in [label(1), label(2)] {
+        let intent = Intent {
+            label: label.clone(),
+            parent: None,
+            host: "there".into(),
+            pid: 7,
+            writer: branch.writer(),
+            started_at: Timestamp::UNIX_EPOCH,
+        };
+        branch.begin_backup(&intent).await.unwrap();
+        branch.heartbeat(&label).await.unwrap();
+    }
+    branch.withdraw_backup(&label(2)).await.unwrap();
+    let left = branch.unfinished_backups().await.unwrap();
+    assert_eq!(left.iter().map(|left| &left.label).collect::<Vec<_>>(), [&label(1)]);
+}
+
 #[tokio::test]
 async fn the_manifest_makes_the_backup() {
     let branch = plain().await;
@@ -507,10 +528,6 @@ async fn another_backup_that_runs_is_seen_and_a_dead_one_is_not() {
     assert_eq!(alive.unwrap().len(), 1, "older signs of life go");
     let later = |seconds: i64| others[0].last_alive + jiff::SignedDuration::from_secs(seconds);
     assert!(others[0].is_running(later(599)) && !others[0].is_running(later(600)));
-    // One that is not taken after all takes back what it has announced.
-    branch.withdraw_backup(&label(2)).await.unwrap();
-    let left = branch.unfinished_backups().await.unwrap();
-    assert_eq!(left.iter().map(|left| &left.label).collect::<Vec<_>>(), [&label(1)]);
 }
 
 /// A store that fails midway: the writer says so, at once or at the end, and never lists a pack.
