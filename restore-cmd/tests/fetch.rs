@@ -107,6 +107,19 @@ async fn segments_that_were_stored_ahead_prove_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_may_not_see_is_there_all_the_same() {
+    let recovery = Recovery::new().await;
+    recovery.fixture.segments(1, 2..4).await;
+    let folder = recovery.fixture.home.path().join(format!("repository/main/{}/wal", system_id()));
+    let later = format!("{}-{}", name(1, 5), Digest::of(b"x"));
+    let later = folder.join("00000001/00000000").join(later);
+    std::os::unix::fs::symlink("/nowhere/at/all", &later).unwrap();
+    assert_eq!(recovery.get(1, 4, None), (126, None));
+    std::fs::remove_file(later).unwrap();
+    assert_eq!(recovery.get(1, 4, None), (1, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_parent_ends_at_the_fork() {
     let recovery = Recovery::new().await;
     recovery.fixture.segments(1, 2..9).await;

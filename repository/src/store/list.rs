@@ -12,7 +12,9 @@ use crate::{Error, Key, Result};
 impl Store {
     /// Everything under `prefix`, at any depth, in the keys' order.
     pub async fn list(&self, prefix: &Key) -> Result<Vec<ObjectInfo>> {
-        self.present()?;
+        if let Some(found) = self.blocking(|root, prefix| root.list(prefix), prefix).await? {
+            return Ok(ordered(found));
+        }
         let folder = self.folder_path(prefix)?;
         let found: Vec<ObjectInfo> = self
             .inner
@@ -27,18 +29,24 @@ impl Store {
 
     /// What lies directly in `folder`.
     pub async fn list_folder(&self, folder: &Key) -> Result<Folder> {
-        self.present()?;
+        if let Some(found) = self.blocking(|root, folder| root.list_folder(folder, ""), folder).await? {
+            return Ok(in_order(found));
+        }
         let path = self.folder_path(folder)?;
         let listed = self.inner.objects.list_with_delimiter(path.as_ref()).await;
         let listed = listed.map_err(|error| self.listing_failure(folder, &error))?;
-        let mut folders: Vec<Key> =
-            listed.common_prefixes.iter().filter_map(|path| self.key_of(path)).collect();
-        folders.sort_unstable();
-        Ok(Folder { folders, objects: self.infos(&listed.objects) })
+        let folders = listed.common_prefixes.iter().filter_map(|path| self.key_of(path)).collect();
+        Ok(in_order(Folder { folders, objects: self.infos(&listed.objects) }))
     }
 
     /// The objects directly in `folder` whose names start with `name_prefix`, in the keys' order.
     pub async fn list_starting(&self, folder: &Key, name_prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let start = name_prefix.to_owned();
+        if let Some(found) =
+            self.blocking(move |root, folder| root.list_folder(folder, &start), folder).await?
+        {
+            return Ok(ordered(found.objects));
+        }
         let Some(Pages(pages)) = &self.inner.pages else {
             let mut objects = self.list_folder(folder).await?.objects;
             objects.retain(|object| object.key.name().starts_with(name_prefix));
@@ -98,6 +106,11 @@ impl Store {
         self.inner.bucket_seen.store(true, Ordering::Relaxed);
         Ok(())
     }
+}
+
+fn in_order(Folder { mut folders, objects }: Folder) -> Folder {
+    folders.sort_unstable();
+    Folder { folders, objects: ordered(objects) }
 }
 
 /// In the keys' order, each once. `rclone serve s3` lists an object twice when equal writers have raced; the newest

@@ -1,12 +1,13 @@
 //! What a directory needs beyond `object_store` to be a durable store.
 //!
-//! `LocalFileSystem` with its fsync switch syncs each file and the directory that it is renamed into. Three
-//! things are left, and done here:
+//! `LocalFileSystem` with its fsync switch syncs each file and the directory that it is renamed into. Four
+//! things are left; listings are in [`super::walk`], the others here:
 //!
 //! - Of two writers that need the same new directory, one makes it and the other finds it there, and may be
 //!   done before the first one has synced the entry in the parent. So each process syncs every directory on
 //!   the way down once, before the first object goes in there, whoever has made it.
 //! - A delete is not synced. After a power failure a manifest could be back whose packs are gone.
+//! - Its listings leave out what they cannot look at.
 //! - A file system that is no longer mounted looks like an empty directory. So the root is compared with the
 //!   one that was opened, before anything is written and before anything is called absent.
 
@@ -85,6 +86,11 @@ impl Root {
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), identity: identity(&metadata), durable }) })
     }
 
+    /// Where a key's object or folder lies.
+    pub(super) fn path(&self, key: &Key) -> PathBuf {
+        self.inner.path.join(key.as_str())
+    }
+
     /// An error unless the directory is still the one that was opened.
     pub(super) fn check(&self) -> Result<()> {
         let path = &self.inner.path;
@@ -125,7 +131,7 @@ impl Root {
 
     /// Makes a removal from the folder of `key` durable.
     pub(super) fn sync_folder(&self, key: &Key) -> Result<()> {
-        let path = self.inner.path.join(key.parent().unwrap_or_default().as_str());
+        let path = self.path(&key.parent().unwrap_or_default());
         match sync_directory(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(&path, error)),
             _ => Ok(()),
@@ -135,7 +141,7 @@ impl Root {
     /// What interrupted uploads have left below `prefix`: files named `<name>#<number>`.
     pub(super) fn leftovers(&self, prefix: &Key) -> Result<Vec<Leftover>> {
         let mut found = Vec::new();
-        let mut pending = vec![self.inner.path.join(prefix.as_str())];
+        let mut pending = vec![self.path(prefix)];
         while let Some(directory) = pending.pop() {
             let entries = match fs::read_dir(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

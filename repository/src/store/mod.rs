@@ -13,6 +13,7 @@ mod local;
 mod open;
 mod partial;
 mod upload;
+mod walk;
 
 use std::ops::Range;
 use std::sync::Arc;
