@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -20,13 +20,20 @@ use crate::program::failure;
 /// Stands in a directory from the beginning of a restore to its end: what has it is ours, and not whole.
 pub(super) const UNFINISHED: &str = "walkeep-restore-unfinished";
 
-/// What the mark says. Its last words tell whose files they are.
-fn unfinished_text(system_id: SystemId) -> String {
+/// What the mark says. Its last words tell whose files they are, and in which tablespaces some of them lie.
+fn unfinished_text(system_id: SystemId, tablespaces: &[TablespaceMove]) -> String {
+    let places: String = tablespaces.iter().filter_map(mark_of).map(|line| line + "\n").collect();
     format!(
         "A restore into this directory has begun and has not ended. It cannot be started.\n\
          Restore again, with --delta to go on from here, or with --force to begin anew.\n\
-         {SYSTEM}{system_id}\n"
+         {SYSTEM}{system_id}\n{places}"
     )
+}
+
+/// The mark's line for a tablespace. `None` for a place that a line cannot tell: then nobody takes it for ours.
+fn mark_of(space: &TablespaceMove) -> Option<String> {
+    let place = space.to.to_str().filter(|place| !space.in_place && !place.contains('\n'))?;
+    Some(format!("Tablespace {}: {place}", space.oid))
 }
 
 const SYSTEM: &str = "System identifier: ";
@@ -53,17 +60,61 @@ pub fn check(pgdata: &Path, existing: Existing, tablespaces: &[TablespaceMove]) 
             check_contents(pgdata, existing, &names)?;
         }
     }
-    for space in tablespaces.iter().filter(|space| !space.in_place) {
-        let names = entries(&space.to)?.unwrap_or_default();
-        let foreign = names.iter().find(|name| existing == Existing::Refuse || !is_version_folder(name));
-        if let Some(name) = foreign {
-            return Err(failure(
-                format!("the tablespace directory {} is not empty: it holds {name}", space.to.display()),
-                "choose another place with --tablespace OLD=NEW, or empty it",
-            ));
-        }
+    tablespaces
+        .iter()
+        .filter(|space| !space.in_place)
+        .try_for_each(|space| check_space(pgdata, existing, space))
+}
+
+/// A tablespace's directory must be empty, or this data directory's own. What lies at the place of the lost one may belong to
+/// the server from which the backup came, alive and well.
+fn check_space(pgdata: &Path, existing: Existing, space: &TablespaceMove) -> Result<()> {
+    let names = entries(&space.to)?.unwrap_or_default();
+    let refused = |why: String| {
+        Err(failure(
+            format!("the tablespace directory {} is not empty: {why}", space.to.display()),
+            "choose another place with --tablespace OLD=NEW, or empty it if nobody needs what is there",
+        ))
+    };
+    let Some(first) = names.first() else { return Ok(()) };
+    if existing == Existing::Refuse {
+        return refused(format!("it holds {first}"));
+    }
+    if let Some(name) = names.iter().find(|name| !is_version_folder(name)) {
+        return refused(format!("it holds {name}"));
+    }
+    if !owns(pgdata, space)? {
+        return refused(format!(
+            "it holds {first}, and is not known to be a tablespace of {}",
+            pgdata.display()
+        ));
     }
     Ok(())
+}
+
+/// Whether the directory is this data directory's: its link leads there, or the mark of a restore that was cut off names it.
+fn owns(pgdata: &Path, space: &TablespaceMove) -> Result<bool> {
+    let cannot =
+        |path: &Path| format!("cannot tell whose tablespace {} is: {}", space.to.display(), path.display());
+    let (link, mark) = (pgdata.join(format!("pg_tblspc/{}", space.oid)), pgdata.join(UNFINISHED));
+    let linked = match (fs::metadata(&link), fs::metadata(&space.to)) {
+        (Ok(linked), Ok(place)) => (linked.dev(), linked.ino()) == (place.dev(), place.ino()),
+        (Err(error), _) if absent(&error) => false,
+        (linked, _) => linked.map(|_| false).with_context(|| cannot(&link))?,
+    };
+    let marked = || match fs::read(&mark) {
+        Ok(text) => {
+            let line = mark_of(space);
+            Ok(String::from_utf8_lossy(&text).lines().any(|found| Some(found) == line.as_deref()))
+        }
+        Err(error) if absent(&error) => Ok(false),
+        Err(error) => Err(error).with_context(|| cannot(&mark)),
+    };
+    Ok(linked || marked()?)
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// What a directory holds; `None` if it does not exist.
@@ -174,7 +225,7 @@ pub(super) fn prepare(
     }
     check(pgdata, existing, tablespaces)?;
     let mark = || format!("cannot write into the directory {}", pgdata.display());
-    fs::write(pgdata.join(UNFINISHED), unfinished_text(system_id)).with_context(mark)?;
+    fs::write(pgdata.join(UNFINISHED), unfinished_text(system_id, tablespaces)).with_context(mark)?;
     File::open(pgdata).and_then(|directory| directory.sync_all()).with_context(mark)?;
     // First what lets a server start.
     remove(&pgdata.join("global/pg_control"))?;
@@ -184,7 +235,7 @@ pub(super) fn prepare(
     let mut spaces = BTreeMap::new();
     for space in tablespaces.iter().filter(|space| !space.in_place) {
         let opened = make(&space.to)?;
-        empty(&space.to, |name| !keeps && is_version_folder(name))?;
+        empty(&space.to, |name| !keeps && Some(name) == space.folder.as_deref())?;
         spaces.insert(space.oid, opened);
     }
     Ok(Target { beneath: Beneath::new(root, spaces), keeps, _lock: lock })
@@ -222,8 +273,6 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     fn refusal(pgdata: &Path, existing: Existing) -> String {
@@ -271,15 +320,22 @@ mod tests {
         assert!(check(home.path(), Existing::Replace, &[]).is_ok());
     }
 
+    fn space(at: &Path) -> [TablespaceMove; 1] {
+        let folder = Some("PG_15_202209061".to_owned());
+        [TablespaceMove { oid: 16_384, from: at.to_owned(), to: at.to_owned(), in_place: false, folder }]
+    }
+
     #[test]
     fn a_tablespace_keeps_what_is_not_postgresqls() {
-        let (home, space) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let to: PathBuf = space.path().to_owned();
-        let spaces = [TablespaceMove { oid: 16_384, from: to.clone(), to, in_place: false }];
-        fs::create_dir_all(space.path().join("PG_15_202209061/5")).unwrap();
+        let (home, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let spaces = space(place.path());
+        fs::write(home.path().join("PG_VERSION"), "15\n").unwrap();
+        fs::create_dir(home.path().join("pg_tblspc")).unwrap();
+        std::os::unix::fs::symlink(place.path(), home.path().join("pg_tblspc/16384")).unwrap();
+        fs::create_dir_all(place.path().join("PG_15_202209061/5")).unwrap();
         assert!(check(home.path(), Existing::Refuse, &spaces).is_err());
         assert!(check(home.path(), Existing::Replace, &spaces).is_ok());
-        fs::write(space.path().join("PG_notes"), "").unwrap();
+        fs::write(place.path().join("PG_notes"), "").unwrap();
         assert!(
             prepare(home.path(), Existing::Replace, &spaces, SystemId(7))
                 .err()
@@ -287,7 +343,40 @@ mod tests {
                 .to_string()
                 .contains("PG_notes")
         );
-        assert!(space.path().join("PG_15_202209061/5").exists());
+        assert!(place.path().join("PG_15_202209061/5").exists());
+    }
+
+    /// A clone is made anew from the backup of a server that lives on the same machine.
+    #[test]
+    fn a_tablespace_of_another_data_directory_is_not_touched() {
+        let (original, clone) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("PG_15_202209061/5/2");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::create_dir(place.path().join("PG_13_202007201")).unwrap();
+        fs::write(&file, "alive").unwrap();
+        for home in [&original, &clone] {
+            fs::write(home.path().join("PG_VERSION"), "15\n").unwrap();
+            fs::create_dir(home.path().join("pg_tblspc")).unwrap();
+        }
+        std::os::unix::fs::symlink(place.path(), original.path().join("pg_tblspc/16384")).unwrap();
+        let spaces = space(place.path());
+        let text = |error: Option<anyhow::Error>| error.unwrap().to_string();
+        let refused = prepare(clone.path(), Existing::Replace, &spaces, SystemId(7));
+        assert!(text(refused.err()).contains("not known to be a tablespace of"));
+        // The refused directory was not marked either: trying again does not make it ours.
+        assert!(prepare(clone.path(), Existing::Replace, &spaces, SystemId(7)).is_err());
+        assert!(file.exists() && clone.path().join("PG_VERSION").exists());
+        // Its own data directory may have it, but for what is another version's; and goes on if it is cut off.
+        for _ in 0..2 {
+            drop(prepare(original.path(), Existing::Replace, &spaces, SystemId(7)).unwrap());
+            assert!(!file.exists() && place.path().join("PG_13_202007201").exists());
+            assert_eq!(entries(original.path()).unwrap().unwrap(), [UNFINISHED]);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, "half").unwrap();
+        }
+        let moved = [TablespaceMove { oid: 16_385, ..spaces[0].clone() }];
+        assert!(check(original.path(), Existing::Replace, &moved).is_err());
     }
 
     #[test]

@@ -102,7 +102,8 @@ pub fn plan(
     fetch: &FetchCommand,
 ) -> Result<Plan, Refusal> {
     let head = &choice.backup;
-    let tablespaces = place(&head.tablespaces, &options.tablespaces, &options.pgdata)?;
+    let mut tablespaces = place(&head.tablespaces, &options.tablespaces, &options.pgdata)?;
+    tablespaces::name_folders(&mut tablespaces, manifest);
     let (mut files, mut directories, mut size_bytes, mut read_bytes) = (0, 0, 0, 0);
     let mut packs = vec![false; manifest.packs.len()];
     for entry in &manifest.entries {
