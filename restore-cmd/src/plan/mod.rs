@@ -23,7 +23,7 @@ use repository::catalogue::Lineage;
 use repository::manifest::{EXTERNAL_PREFIX, Entry, Manifest};
 use serde::Serialize;
 
-pub use choose::{Choice, Refusal, check_time, choose};
+pub use choose::{Choice, Refusal, Seen, check_time, choose, last_moment};
 pub use options::{Archive, Options, TargetAction, TimelineChoice};
 pub use room::{Place, check_room};
 pub use settings::{FetchCommand, Signal, pins_timeline, settings};
