@@ -193,9 +193,9 @@ impl Archive {
             let why = WalError::Length { found: offer.size, expected };
             return Err(ArchiveError::Wal { file: offer.file, why });
         }
-        // Durable: the repository lists it, and a segment is visible only when all of it is stored. Where the caller
-        // has digested the file there is nothing to read: the answer is about that digest.
-        let stored = branch.segment_digest(segment).await?;
+        // Whole, since a segment is visible only when all of it is stored; and durable. Where the caller has digested the
+        // file there is nothing to read: the answer is about that digest.
+        let stored = branch.durable_segment(segment).await?;
         if let (Some(stored), Some(digest)) = (stored, offer.digest) {
             return judge(segment, stored, digest).map(|()| stored);
         }

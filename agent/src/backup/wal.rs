@@ -173,8 +173,8 @@ async fn wait(
 ) -> anyhow::Result<Option<SegmentName>> {
     for segment in segments(timeline, from, to, branch.segment_size()) {
         let progressed = Instant::now();
-        // Whole and durable: a segment's object becomes visible only when all of it is stored.
-        while branch.segment_digest(segment).await?.is_none() {
+        // Whole, since an object becomes visible only when all of it is stored; and durable.
+        while branch.durable_segment(segment).await?.is_none() {
             progress.step(&format!("waiting for WAL segment {segment}"));
             if progressed.elapsed() > patience {
                 return Ok(Some(segment));

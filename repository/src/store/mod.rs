@@ -209,6 +209,12 @@ impl Store {
         Ok(self.head(key).await.or_absent()?.is_some())
     }
 
+    /// Makes durable what a listing has shown in the folder of `key`, where a directory shows an object before its entry is on
+    /// disk: its writer may just be waiting for the disk, or may be gone. Object stores show only what is durable.
+    pub async fn settle(&self, key: &Key) -> Result<()> {
+        self.blocking(|root, key| root.settle(key), key).await.map(drop)
+    }
+
     /// Removes an object; fine if it does not exist. Removals become durable in the order in which they
     /// return.
     pub async fn delete(&self, key: &Key) -> Result<()> {
@@ -240,6 +246,11 @@ impl Store {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(refused(error)),
             _ => Ok(()),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn syncs(&self) -> Option<&local::Syncs> {
+        self.inner.root.as_ref().map(Root::syncs)
     }
 
     /// The store and the key, for messages.
