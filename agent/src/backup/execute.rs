@@ -261,7 +261,8 @@ async fn record_damage(
     sql: &Sql,
 ) {
     let complained = checksum_failures.is_some();
-    let (damaged, unnamed) = damage::confirm(plan.judge, complained, suspects, sql, head.start_lsn).await;
+    let span = head.start_lsn..head.stop_lsn;
+    let (damaged, unnamed) = damage::confirm(plan.judge, complained, suspects, sql, span).await;
     for page in &damaged {
         head.record_damage(&page.path, page.block);
     }
