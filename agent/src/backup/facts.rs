@@ -147,6 +147,14 @@ impl Sql {
     /// The files from which the server's settings come, those that others include among them. Empty for a role that
     /// may not see them.
     pub async fn configuration_sources(&self) -> anyhow::Result<Vec<PathBuf>> {
+    /// The names of tablespaces that lie in the data directory itself.
+    pub async fn in_place_tablespaces(&self) -> anyhow::Result<Vec<String>> {
+        let rows = self
+            .rows("SELECT spcname FROM pg_tablespace WHERE pg_tablespace_location(oid) LIKE 'pg_tblspc/%' ORDER BY 1")
+            .await?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+    }
+
         let rows =
             self.rows("SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL").await?;
         Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).map(PathBuf::from).collect())
