@@ -226,10 +226,20 @@ pub(super) fn prepare(
     check(pgdata, existing, tablespaces)?;
     let mark = || format!("cannot write into the directory {}", pgdata.display());
     fs::write(pgdata.join(UNFINISHED), unfinished_text(system_id, tablespaces)).with_context(mark)?;
-    File::open(pgdata).and_then(|directory| directory.sync_all()).with_context(mark)?;
-    // First what lets a server start.
-    remove(&pgdata.join("global/pg_control"))?;
-    remove(&pgdata.join("PG_VERSION"))?;
+    sync(pgdata).with_context(mark)?;
+    // First what lets a server start; durably, before anything else is changed: after a power failure a server would start
+    // on a mixture.
+    for name in ["global/pg_control", "PG_VERSION"] {
+        let path = pgdata.join(name);
+        remove(&path)?;
+        let folder = path.parent().unwrap_or(pgdata);
+        match sync(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot sync the directory {}", folder.display()));
+            }
+            _ => {}
+        }
+    }
     let keeps = matches!(existing, Existing::Delta(_));
     empty(pgdata, |name| !keeps && name != UNFINISHED)?;
     let mut spaces = BTreeMap::new();
@@ -239,6 +249,12 @@ pub(super) fn prepare(
         spaces.insert(space.oid, opened);
     }
     Ok(Target { beneath: Beneath::new(root, spaces), keeps, _lock: lock })
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    tests::SYNCED.with_borrow_mut(|synced| synced.push(tests::look(directory)));
+    File::open(directory)?.sync_all()
 }
 
 fn make(directory: &Path) -> Result<OwnedFd> {
@@ -273,7 +289,42 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
+
+    thread_local! {
+        /// What each directory that was synced held then.
+        pub(super) static SYNCED: RefCell<Vec<(String, Vec<String>)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn look(directory: &Path) -> (String, Vec<String>) {
+        let mut names = entries(directory).unwrap().unwrap_or_default();
+        names.sort_unstable();
+        (directory.file_name().unwrap().to_string_lossy().into_owned(), names)
+    }
+
+    #[test]
+    fn what_lets_a_server_start_is_gone_durably_before_anything_is_changed() {
+        let home = tempfile::tempdir().unwrap();
+        let pgdata = home.path().join("data");
+        fs::create_dir_all(pgdata.join("global")).unwrap();
+        for name in ["PG_VERSION", "global/pg_control", "global/1260"] {
+            fs::write(pgdata.join(name), "15\n").unwrap();
+        }
+        SYNCED.take();
+        prepare(&pgdata, Existing::Replace, &[], SystemId(7)).unwrap();
+        let synced =
+            |name: &str, names: &[&str]| (name.to_owned(), names.iter().map(|n| (*n).to_owned()).collect());
+        assert_eq!(
+            SYNCED.take(),
+            [
+                synced("data", &["PG_VERSION", "global", UNFINISHED]),
+                synced("global", &["1260"]),
+                synced("data", &["global", UNFINISHED]),
+            ]
+        );
+    }
 
     fn refusal(pgdata: &Path, existing: Existing) -> String {
         check(pgdata, existing, &[]).unwrap_err().to_string()
