@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use proto::wal::padding::stamp;
-use proto::wal::{SegmentName, SegmentSize};
+use proto::wal::{SegmentName, SegmentSize, TimelineHistory, WalFile};
 use proto::{Lsn, TimelineId};
 use repository::Branch;
 use repository::catalogue::Lineage;
@@ -169,10 +169,30 @@ impl<'a> Segment<'a> {
         {
             return Err(self.hole(part, &format!("timeline {} up to {newest}", self.name.timeline)));
         }
-        let Some(lineage) = lineage else { return Ok(()) };
+        let Some(lineage) = lineage else { return self.nobody_forked_later(end, part).await };
         for later in lineage.parts().iter().filter(|part| part.timeline > self.name.timeline) {
             if let Some(newest) = self.branch.newest_wal(later.timeline).await?.filter(|&lsn| lsn > end) {
                 return Err(self.hole(part, &format!("timeline {} up to {newest}", later.timeline)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A timeline that was forked at this segment's end or later is proof that the segment was there. Who follows a plan has
+    /// been told what there is, and chose to end here.
+    async fn nobody_forked_later(&self, end: Lsn, part: &str) -> Result<()> {
+        if self.following != Following::Asked {
+            return Ok(());
+        }
+        for child in
+            self.branch.history_timelines().await?.into_iter().filter(|child| *child > self.name.timeline)
+        {
+            for file in self.branch.read_wal_file(WalFile::History(child)).await? {
+                // One that is no history proves nothing.
+                let Ok(history) = TimelineHistory::parse(child, &file.content) else { continue };
+                if history.switch_from(self.name.timeline).is_some_and(|switch| switch >= end) {
+                    return Err(self.hole(part, &format!("timeline {child} was forked behind it")));
+                }
             }
         }
         Ok(())
