@@ -61,7 +61,11 @@ struct Inner {
     bucket_seen: AtomicBool,
 }
 
-struct Pages(Arc<dyn PaginatedListStore>);
+struct Pages {
+    store: Arc<dyn PaginatedListStore>,
+    /// Whether a listing can begin behind a name.
+    begins_anywhere: bool,
+}
 
 impl std::fmt::Debug for Pages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
