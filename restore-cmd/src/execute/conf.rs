@@ -82,6 +82,12 @@ pub fn last_value(text: &[u8], name: &str) -> Option<String> {
     Some(unquote(rest))
 }
 
+/// Whether a configuration text has others read as well.
+pub fn has_includes(text: &[u8]) -> bool {
+    let includes = |name: &str| matches!(name, "include" | "include_if_exists" | "include_dir");
+    text.split(|&byte| byte == b'\n').any(|line| setting_name(line).as_deref().is_some_and(includes))
+}
+
 /// The name that a line sets, in lower case.
 pub fn setting_name(line: &[u8]) -> Option<String> {
     let line = line.trim_ascii_start();
@@ -192,6 +198,12 @@ mod tests {
         assert_eq!(last_value(text, "synchronous_standby_names").as_deref(), Some("wal'keep"));
         assert_eq!(last_value(text, "x").as_deref(), Some("on"));
         assert_eq!(last_value(text, "y"), None);
+    }
+
+    #[test]
+    fn knows_that_others_are_read() {
+        assert!(has_includes(b"a = 1\n  Include_Dir = 'conf.d'\n") && has_includes(b"include 'x'"));
+        assert!(!has_includes(b"#include_dir = 'conf.d'\nincluded.x = 1\n"));
     }
 
     #[test]
