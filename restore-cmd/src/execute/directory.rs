@@ -1,6 +1,7 @@
 //! The directory to restore into: whether it may be touched, and making it ready.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -78,14 +79,15 @@ fn check_space(pgdata: &Path, existing: Existing, space: &TablespaceMove) -> Res
     };
     let Some(first) = names.first() else { return Ok(()) };
     if existing == Existing::Refuse {
-        return refused(format!("it holds {first}"));
+        return refused(format!("it holds {}", first.display()));
     }
     if let Some(name) = names.iter().find(|name| !is_version_folder(name)) {
-        return refused(format!("it holds {name}"));
+        return refused(format!("it holds {}", name.display()));
     }
     if !owns(pgdata, space)? {
         return refused(format!(
-            "it holds {first}, and is not known to be a tablespace of {}",
+            "it holds {}, and is not known to be a tablespace of {}",
+            first.display(),
             pgdata.display()
         ));
     }
@@ -118,22 +120,22 @@ fn absent(error: &io::Error) -> bool {
 }
 
 /// What a directory holds; `None` if it does not exist.
-fn entries(directory: &Path) -> Result<Option<Vec<String>>> {
+fn entries(directory: &Path) -> Result<Option<Vec<OsString>>> {
     let cannot = || format!("cannot read the directory {}", directory.display());
     let listed = match fs::read_dir(directory) {
         Ok(listed) => listed,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(cannot),
     };
-    let names = listed.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names = listed.map(|entry| Ok(entry?.file_name()));
     names.collect::<io::Result<_>>().with_context(cannot).map(Some)
 }
 
 /// `PG_15_202209061`: what a tablespace's directory holds.
-fn is_version_folder(name: &str) -> bool {
+fn is_version_folder(name: &OsStr) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    name.strip_prefix("PG_")
-        .and_then(|rest| rest.split_once('_'))
+    name.to_str()
+        .and_then(|name| name.strip_prefix("PG_")?.split_once('_'))
         .is_some_and(|(a, b)| digits(a) && digits(b))
 }
 
@@ -153,7 +155,7 @@ fn check_server(pgdata: &Path) -> Result<()> {
     }
 }
 
-fn check_contents(pgdata: &Path, existing: Existing, names: &[String]) -> Result<()> {
+fn check_contents(pgdata: &Path, existing: Existing, names: &[OsString]) -> Result<()> {
     let cluster = names.iter().any(|name| name == "PG_VERSION" || name == UNFINISHED);
     match (existing, cluster) {
         (Existing::Replace, true) => Ok(()),
@@ -245,7 +247,7 @@ pub(super) fn prepare(
     let mut spaces = BTreeMap::new();
     for space in tablespaces.iter().filter(|space| !space.in_place) {
         let opened = make(&space.to)?;
-        empty(&space.to, |name| !keeps && Some(name) == space.folder.as_deref())?;
+        empty(&space.to, |name| !keeps && Some(name) == space.folder.as_deref().map(OsStr::new))?;
         spaces.insert(space.oid, opened);
     }
     Ok(Target { beneath: Beneath::new(root, spaces), keeps, _lock: lock })
@@ -266,7 +268,7 @@ fn make(directory: &Path) -> Result<OwnedFd> {
 }
 
 /// Removes what is in a directory and whose name `goes`. Links are removed, never followed.
-fn empty(directory: &Path, goes: impl Fn(&str) -> bool) -> Result<()> {
+fn empty(directory: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<()> {
     for name in entries(directory)?.unwrap_or_default() {
         if goes(&name) {
             remove(&directory.join(name))?;
@@ -290,6 +292,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::os::unix::ffi::OsStrExt;
 
     use super::*;
 
@@ -299,9 +302,10 @@ mod tests {
     }
 
     pub(super) fn look(directory: &Path) -> (String, Vec<String>) {
-        let mut names = entries(directory).unwrap().unwrap_or_default();
+        let names = entries(directory).unwrap().unwrap_or_default();
+        let mut names: Vec<_> = names.iter().map(|name| name.display().to_string()).collect();
         names.sort_unstable();
-        (directory.file_name().unwrap().to_string_lossy().into_owned(), names)
+        (directory.file_name().unwrap().display().to_string(), names)
     }
 
     #[test]
@@ -349,6 +353,8 @@ mod tests {
         fs::write(home.path().join("PG_VERSION"), "15\n").unwrap();
         fs::create_dir_all(home.path().join("base/5")).unwrap();
         std::os::unix::fs::symlink(outside.path(), home.path().join("link")).unwrap();
+        // In no encoding that a program has to know.
+        fs::write(home.path().join(OsStr::from_bytes(b"caf\xe9")), "").unwrap();
         assert!(refusal(home.path(), Existing::Refuse).contains("already"));
         let target = prepare(home.path(), Existing::Replace, &[], SystemId(7)).unwrap();
         assert_eq!(entries(home.path()).unwrap().unwrap(), [UNFINISHED]);
