@@ -24,7 +24,8 @@ Usage: archive-cmd FILE [OPTION]...
 
   FILE                what PostgreSQL puts for %p
   --config FILE       configuration file; else $WALKEEP_CONFIG, else /etc/walkeep/walkeep.toml
-  --socket PATH       where the agent listens; the configuration is not read then
+  --socket PATH       where the agent listens; the configuration is not read then, and without
+                      an agent nothing is stored unless --config or --repository says where
   --cluster NAME      which cluster, instead of the configuration's `cluster`
   --repository URL    handed on to `walkeep push`, as is the configuration file
   --postgres CONNINFO handed on to `walkeep push`

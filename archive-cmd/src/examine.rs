@@ -5,11 +5,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use proto::Digest;
 use proto::backup_label::BackupLabelFile;
 use proto::wal::check::{check_segment_start, check_whole_by_page};
 use proto::wal::page::PAGE_SIZE;
 use proto::wal::{SegmentName, TimelineHistory, WalError, WalFile};
+use proto::{Digest, SystemId};
 
 use crate::digest;
 use crate::failure::Failure;
@@ -19,6 +19,8 @@ pub(crate) struct Examined {
     pub(crate) name: WalFile,
     pub(crate) size: u64,
     pub(crate) digest: Digest,
+    /// Whose it is.
+    pub(crate) system_id: SystemId,
     /// Open for reading.
     pub(crate) file: File,
 }
@@ -44,7 +46,7 @@ pub(crate) fn file(path: &Path) -> Result<Examined, Failure> {
         return Err(Failure::new(format!("{shown} is not a regular file")));
     }
     let size = metadata.len();
-    let digest = match name {
+    let examined = match name {
         WalFile::Segment(segment) => check_segment(&file, size, segment, Extent::Whole),
         // Cut off by a promotion: it may end anywhere, with anything behind.
         WalFile::Partial(segment) => check_segment(&file, size, segment, Extent::Part),
@@ -55,11 +57,32 @@ pub(crate) fn file(path: &Path) -> Result<Examined, Failure> {
             BackupLabelFile::parse(content).map(drop).map_err(|error| error.to_string())
         }),
     };
-    let digest = digest.map_err(|error| match error {
+    let (digest, system_id) = examined.map_err(|error| match error {
         Error::Io(error) => unreadable(error),
         Error::Content(why) => Failure::new(format!("{shown} was not archived: {why}")),
     })?;
-    Ok(Examined { name, size, digest, file })
+    let system_id = match system_id {
+        Some(system_id) => system_id,
+        None => owner(path)?,
+    };
+    Ok(Examined { name, size, digest, system_id, file })
+}
+
+/// Whose a file is that does not tell: that of the data directory in which it lies.
+fn owner(path: &Path) -> Result<SystemId, Failure> {
+    let mut why = "there is no global/pg_control".to_owned();
+    for control in SystemId::control_files(path) {
+        match std::fs::read(&control) {
+            Ok(content) => match SystemId::of_control_file(&content) {
+                Some(system_id) => return Ok(system_id),
+                None => why = format!("{} is not of PostgreSQL 13 to 18", control.display()),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => why = format!("{} cannot be read: {error}", control.display()),
+        }
+    }
+    Err(Failure::new(format!("{} was not archived: it does not tell whose it is, and {why}", path.display()))
+        .hint("archive_command runs in the data directory; by hand name the file in the data directory's pg_wal"))
 }
 
 enum Error {
@@ -86,7 +109,12 @@ enum Extent {
     Part,
 }
 
-fn check_segment(file: &File, size: u64, name: SegmentName, extent: Extent) -> Result<Digest, Error> {
+fn check_segment(
+    file: &File,
+    size: u64,
+    name: SegmentName,
+    extent: Extent,
+) -> Result<(Digest, Option<SystemId>), Error> {
     let mut page = [0; PAGE_SIZE];
     let first = &mut page[..PAGE_SIZE.min(size as usize)];
     file.read_exact_at(first, 0)?;
@@ -100,11 +128,14 @@ fn check_segment(file: &File, size: u64, name: SegmentName, extent: Extent) -> R
             Ok::<(), Error>(file.read_exact_at(buffer, page * PAGE_SIZE as u64)?)
         })?;
     }
-    Ok(digest)
+    Ok((digest, Some(facts.system_id)))
 }
 
-/// A history file or a backup's label: text of a few lines.
-fn small_file(file: &File, check: impl Fn(&[u8]) -> Result<(), String>) -> Result<Digest, Error> {
+/// A history file or a backup's label: text of a few lines, which do not tell whose they are.
+fn small_file(
+    file: &File,
+    check: impl Fn(&[u8]) -> Result<(), String>,
+) -> Result<(Digest, Option<SystemId>), Error> {
     const MOST: u64 = 1 << 20;
     let mut content = Vec::new();
     file.take(MOST + 1).read_to_end(&mut content)?;
@@ -112,5 +143,5 @@ fn small_file(file: &File, check: impl Fn(&[u8]) -> Result<(), String>) -> Resul
         return Err(Error::Content("it is longer than 1 MiB, which no such file is".to_owned()));
     }
     check(&content).map_err(Error::Content)?;
-    Ok(Digest::of(&content))
+    Ok((Digest::of(&content), None))
 }

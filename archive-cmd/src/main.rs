@@ -59,6 +59,7 @@ fn archive(arguments: &Arguments) -> Result<Durable, Failure> {
         file: examined.name,
         size: examined.size,
         digest: examined.digest,
+        system_id: examined.system_id,
         path: path.into_os_string().into_encoded_bytes(),
     };
     match agent::ask(&socket, &request, &examined.file, arguments.timeout)? {

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use proto::config::ENV;
+
 use crate::arguments::Arguments;
 use crate::failure::Failure;
 
@@ -13,6 +15,16 @@ use crate::failure::Failure;
 /// archiver. As a child, however it ends, it is a failure like any other. A success is its exit status 0, which
 /// `walkeep push` gives only for a file that is durable in the repository.
 pub(crate) fn file(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
+    let none = format!("no agent listens on {}", socket.display());
+    // The configuration in the usual place may be that of another cluster.
+    let told =
+        arguments.config.is_some() || arguments.repository.is_some() || std::env::var_os(ENV).is_some();
+    if arguments.socket.is_some() && !told {
+        return Err(Failure::new(format!(
+            "{none}, and nothing tells `walkeep push` which repository to use"
+        ))
+        .hint("start the agent with `walkeep run`, or name the configuration file, too: --config FILE"));
+    }
     let program = program();
     let mut command = Command::new(&program);
     command.arg("push").arg(&arguments.file);
@@ -27,7 +39,6 @@ pub(crate) fn file(arguments: &Arguments, socket: &Path) -> Result<(), Failure> 
             command.arg(flag).arg(value);
         }
     }
-    let none = format!("no agent listens on {}", socket.display());
     let status = command.status().map_err(|error| {
         Failure::new(format!("{none}, and {} cannot be started: {error}", program.display()))
             .hint("start the agent with `walkeep run`, or install walkeep beside archive-cmd")

@@ -9,8 +9,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use common::{Agent, Ends, Setting, segment};
-use proto::Digest;
 use proto::socket::{MAX_MESSAGE, Request, Response};
+use proto::{Digest, SystemId};
 
 #[test]
 fn a_whole_segment_is_handed_over_and_stored() {
@@ -21,9 +21,10 @@ fn a_whole_segment_is_handed_over_and_stored() {
     let run = setting.run(&[&path]);
     assert_eq!(run.code, 0, "{run:?}");
     let (request, descriptor) = agent.join();
-    let Request::Archive { file, size, digest, path } = request else { panic!("{request:?}") };
+    let Request::Archive { file, size, digest, system_id, path } = request else { panic!("{request:?}") };
     assert_eq!((file.to_string().as_str(), size), ("000000010000000000000003", 1 << 20));
     assert_eq!(digest, Digest::of(&content), "b3sum's digest of the whole file");
+    assert_eq!(system_id, SystemId(42), "the segment's own");
     assert_eq!(
         path,
         setting.pgdata().join("pg_wal/000000010000000000000003").into_os_string().into_encoded_bytes()
@@ -158,15 +159,15 @@ fn an_answer_that_is_none_is_a_failure() {
     let setting = Setting::new();
     let path = setting.wal("000000010000000000000003", &segment(Ends::Switch));
     let stored = Response::Stored.encode();
-    let huge = [&b"WKS1"[..], &u32::MAX.to_be_bytes()].concat();
+    let huge = [&b"WKS2"[..], &u32::MAX.to_be_bytes()].concat();
     for (answer, expected) in [
         (vec![], "hung up"),
         (stored[..5].to_vec(), "hung up"),
         (stored[..8].to_vec(), "hung up"),
         (b"HTTP/1.1 400".to_vec(), "does not speak walkeep's protocol"),
         (huge, "longer than allowed"),
-        (b"WKS1\0\0\0\x01X".to_vec(), "malformed"),
-        (b"WKS1\0\0\0\x02SS".to_vec(), "malformed"),
+        (b"WKS2\0\0\0\x01X".to_vec(), "malformed"),
+        (b"WKS2\0\0\0\x02SS".to_vec(), "malformed"),
         (Response::Status { json: "{}".into() }.encode(), "another question"),
     ] {
         let agent = Agent::answering(&setting, answer.clone());
@@ -204,7 +205,39 @@ fn without_an_agent_walkeep_pushes() {
     );
     // A socket that nobody listens on is the same as none.
     drop(std::os::unix::net::UnixListener::bind(setting.socket()).unwrap());
-    assert_eq!(setting.run(&[&path]).code, 0);
+    assert_eq!(setting.run(&[&path, "--repository=file:///r"]).code, 0);
+    // The configuration in the usual place may be another cluster's.
+    fs::remove_file(setting.pgdata().join("pushed")).unwrap();
+    let run = setting.run(&[&path]);
+    assert!(run.code == 1 && run.stderr.contains("which repository"), "{run:?}");
+    assert!(!setting.pgdata().join("pushed").exists());
+}
+
+/// A history file tells of timelines, and every cluster has a second one.
+#[test]
+fn a_file_that_does_not_tell_whose_it_is_comes_with_its_cluster() {
+    let setting = Setting::new();
+    let (name, content) = ("00000002.history", b"1\t0/300028\tno recovery target specified\n");
+    let path = setting.wal(name, content);
+    let control = setting.pgdata().join("global/pg_control");
+    let expected = SystemId::of_control_file(&fs::read(&control).unwrap()).unwrap();
+    let absolute = setting.pgdata().join(&path);
+    for path in [path.as_str(), absolute.to_str().unwrap()] {
+        let agent = Agent::answering(&setting, Response::Stored.encode());
+        assert_eq!(setting.run(&[path]).code, 0, "{path}");
+        let (request, _) = agent.join();
+        assert!(
+            matches!(request, Request::Archive { system_id, .. } if system_id == expected),
+            "{request:?}"
+        );
+    }
+    setting.walkeep("exit 0");
+    fs::write(&control, "no control file").unwrap();
+    let run = setting.run(&[&path, "--repository=file:///r"]);
+    assert!(run.code == 1 && run.stderr.contains("does not tell whose it is"), "{run:?}");
+    fs::remove_file(&control).unwrap();
+    let run = setting.run(&[&path, "--repository=file:///r"]);
+    assert!(run.code == 1 && run.stderr.contains("does not tell whose it is"), "{run:?}");
 }
 
 /// However `walkeep push` ends: PostgreSQL's archiver must live.
@@ -216,12 +249,12 @@ fn no_end_of_walkeep_push_becomes_a_code_above_125() {
         [("exit 1", "exit status: 1"), ("exit 255", "exit status: 255"), ("kill -9 $$", "signal: 9")]
     {
         setting.walkeep(script);
-        let run = setting.run(&[&path]);
+        let run = setting.run(&[&path, "--repository=file:///r"]);
         assert_eq!(run.code, 1, "{run:?}");
         assert!(run.stderr.contains(expected), "{run:?}");
     }
     setting.no_walkeep();
-    let run = setting.run(&[&path]);
+    let run = setting.run(&[&path, "--repository=file:///r"]);
     assert_eq!(run.code, 1);
     assert!(run.stderr.contains("cannot be started") && run.stderr.contains("hint: "), "{run:?}");
 }

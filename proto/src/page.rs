@@ -122,6 +122,32 @@ pub fn check(page: &[u8], block: u32, checksums: bool, start: Lsn) -> PageVerdic
     if header.is_consistent() { PageVerdict::Ok } else { PageVerdict::BadHeader }
 }
 
+/// Judges a page out of a backup that began at `start` and ended at `stop`, of a cluster with checksums.
+///
+/// A page between the two may be torn. None can be newer than `stop`, so what claims to be must bear its checksum: a page
+/// that was overwritten with something else mostly claims that.
+pub fn check_within(page: &[u8], block: u32, start: Lsn, stop: Lsn) -> PageVerdict {
+    match check(page, block, true, start) {
+        PageVerdict::NewerThanStart if lsn(page).is_none_or(|lsn| lsn > stop) => check_sum(page, block),
+        verdict => verdict,
+    }
+}
+
+/// Judges a page by its checksum, however new it claims to be.
+pub fn check_sum(page: &[u8], block: u32) -> PageVerdict {
+    const NO_START: Lsn = Lsn(u64::MAX);
+    match check(page, block, true, NO_START) {
+        // No WAL ever gets there.
+        PageVerdict::NewerThanStart => PageVerdict::BadHeader,
+        verdict => verdict,
+    }
+}
+
+/// The position of the last change that a page claims to have in it. `None` if it is no page.
+pub fn lsn(page: &[u8]) -> Option<Lsn> {
+    Header::of(page).map(|header| header.lsn)
+}
+
 /// The beginning of a data page.
 struct Header {
     lsn: Lsn,
@@ -285,6 +311,22 @@ mod tests {
         bounds[13] = 0xFF;
         assert_eq!(check(&bounds, 3, false, start), PageVerdict::BadHeader);
         assert_eq!(check(&good[1..], 3, true, start), PageVerdict::BadHeader);
+    }
+
+    #[test]
+    fn no_page_of_a_backup_is_newer_than_its_end() {
+        let (start, stop) = (Lsn(0x1_0000_0000), Lsn(0x2_0000_0000));
+        let judge = |page: &[u8]| check_within(page, 3, start, stop);
+        let text: Vec<u8> = b"this is no page at all. ".iter().copied().cycle().take(BLOCK_SIZE).collect();
+        assert_eq!(check(&text, 3, true, start), PageVerdict::NewerThanStart);
+        assert!(matches!(judge(&text), PageVerdict::BadChecksum { .. }));
+        assert_eq!(judge(&[0xFF; BLOCK_SIZE]), PageVerdict::BadHeader);
+        let mut torn = page(stop.0);
+        torn[5000] ^= 1;
+        assert_eq!(judge(&torn), PageVerdict::NewerThanStart);
+        assert_eq!(judge(&page(stop.0 + 1)), PageVerdict::Ok);
+        assert_eq!(judge(&page(1)), PageVerdict::Ok);
+        assert_eq!(judge(&[0; BLOCK_SIZE]), PageVerdict::New);
     }
 
     proptest! {

@@ -1,12 +1,12 @@
 //! What `archive-cmd` and `walkeep status` say to the agent over its Unix socket, and what it answers.
 //!
-//! One request, one response, then both sides close. Each is a frame: `b"WKS1"`, the length of the body as
+//! One request, one response, then both sides close. Each is a frame: `b"WKS2"`, the length of the body as
 //! a big-endian `u32`, the body. The body is a tag byte and the fields; integers are big-endian, byte strings carry
 //! a `u32` length. With [`Request::Archive`] the file's descriptor travels as ancillary data (`SCM_RIGHTS`) of the
 //! frame's first byte, so that the agent needs no right to read the data directory.
 
-use crate::Digest;
 use crate::wal::WalFile;
+use crate::{Digest, SystemId};
 
 /// Bytes before the body.
 pub const HEADER: usize = 8;
@@ -28,6 +28,8 @@ pub enum Request {
         size: u64,
         /// Of its content. The agent stores only bytes that have this digest.
         digest: Digest,
+        /// Whose it is. A history file does not tell by itself.
+        system_id: SystemId,
         /// The file's absolute path on the server's host; at most 4,096 bytes. For messages, and so that the agent
         /// finds the backlog in `archive_status` beside it.
         path: Vec<u8>,
@@ -57,7 +59,7 @@ pub enum Response {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SocketError {
     /// Another protocol, or another version of it.
-    #[error("the other side of the socket does not speak walkeep's protocol, version 1")]
+    #[error("the other side of the socket does not speak walkeep's protocol, version 2")]
     Protocol,
     /// Longer than any message may be.
     #[error("a message of {0} bytes is longer than allowed")]
@@ -67,7 +69,7 @@ pub enum SocketError {
     Malformed(&'static str),
 }
 
-const MAGIC: &[u8; 4] = b"WKS1";
+const MAGIC: &[u8; 4] = b"WKS2";
 /// PATH_MAX of Linux.
 const MAX_PATH: usize = 4096;
 /// The longest name of a WAL file is that of a `.backup` file: 40 characters.
@@ -84,11 +86,12 @@ impl Request {
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Body::default();
         match self {
-            Request::Archive { file, size, digest, path } => {
+            Request::Archive { file, size, digest, system_id, path } => {
                 body.tag(ARCHIVE);
                 body.bytes(file.to_string().as_bytes());
                 body.0.extend(size.to_be_bytes());
                 body.0.extend(digest.as_bytes());
+                body.0.extend(system_id.0.to_be_bytes());
                 body.bytes(path.get(..MAX_PATH).unwrap_or(path));
             }
             Request::Status => body.tag(STATUS),
@@ -112,6 +115,7 @@ impl Request {
                     .map_err(|_| SocketError::Malformed("not the name of a WAL file"))?,
                 size: u64::from_be_bytes(fields.array()?),
                 digest: Digest::from_bytes(fields.array()?),
+                system_id: SystemId(u64::from_be_bytes(fields.array()?)),
                 path: fields.bytes(MAX_PATH)?.to_vec(),
             },
             STATUS => Request::Status,
@@ -257,25 +261,27 @@ mod tests {
             file: "00000002.history".parse().unwrap(),
             size: 41,
             digest: Digest::from_bytes([0xAA; 32]),
+            system_id: SystemId(0x0102_0304_0506_0708),
             path: b"pg_wal/00000002.history".to_vec(),
         };
-        let mut expected = b"WKS1\0\0\0\x58A\0\0\0\x1000000002.history\0\0\0\0\0\0\0\x29".to_vec();
+        let mut expected = b"WKS2\0\0\0\x60A\0\0\0\x1000000002.history\0\0\0\0\0\0\0\x29".to_vec();
         expected.extend([0xAA; 32]);
+        expected.extend(b"\x01\x02\x03\x04\x05\x06\x07\x08");
         expected.extend(b"\0\0\0\x17pg_wal/00000002.history");
         assert_eq!(archive.encode(), expected);
-        assert_eq!(Request::Status.encode(), b"WKS1\0\0\0\x01?");
-        assert_eq!(Response::Stored.encode(), b"WKS1\0\0\0\x01S");
+        assert_eq!(Request::Status.encode(), b"WKS2\0\0\0\x01?");
+        assert_eq!(Response::Stored.encode(), b"WKS2\0\0\0\x01S");
         let failed = Response::Failed { message: "no".into() };
-        assert_eq!(failed.encode(), b"WKS1\0\0\0\x07F\0\0\0\x02no");
+        assert_eq!(failed.encode(), b"WKS2\0\0\0\x07F\0\0\0\x02no");
         let status = Response::Status { json: "{}".into() };
-        assert_eq!(status.encode(), b"WKS1\0\0\0\x07=\0\0\0\x02{}");
+        assert_eq!(status.encode(), b"WKS2\0\0\0\x07=\0\0\0\x02{}");
     }
 
     #[test]
     fn lengths_are_bounded() {
-        assert_eq!(Request::body_length(b"WKS1\xff\xff\xff\xff"), Err(SocketError::TooLong(0xFFFF_FFFF)));
-        assert!(Response::body_length(b"WKS1\0\x10\0\x01").is_err());
-        assert_eq!(Request::body_length(b"WKS2\0\0\0\x01"), Err(SocketError::Protocol));
+        assert_eq!(Request::body_length(b"WKS2\xff\xff\xff\xff"), Err(SocketError::TooLong(0xFFFF_FFFF)));
+        assert!(Response::body_length(b"WKS2\0\x10\0\x01").is_err());
+        assert_eq!(Request::body_length(b"WKS1\0\0\0\x01"), Err(SocketError::Protocol));
         let long = Response::Failed { message: "é".repeat(MAX_MESSAGE) }.encode();
         let (header, rest) = body(&long);
         assert_eq!(Response::body_length(header), Ok(rest.len()));
@@ -289,11 +295,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_sent_arrives(
-            timeline in 1..u32::MAX, size: u64, digest: [u8; 32],
+            timeline in 1..u32::MAX, size: u64, digest: [u8; 32], system_id: u64,
             path in proptest::collection::vec(any::<u8>(), 0..200), message: String,
         ) {
             let file = WalFile::History(crate::TimelineId::new(timeline).unwrap());
-            let request = Request::Archive { file, size, digest: Digest::from_bytes(digest), path };
+            let (digest, system_id) = (Digest::from_bytes(digest), SystemId(system_id));
+            let request = Request::Archive { file, size, digest, system_id, path };
             let frame = request.encode();
             let (header, rest) = body(&frame);
             prop_assert_eq!(Request::body_length(header), Ok(rest.len()));

@@ -82,6 +82,42 @@ async fn a_directory_that_was_unmounted_is_neither_empty_nor_absent() {
     assert_eq!(fs::read_dir(&path).unwrap().count(), 0, "something was written into the wrong directory");
 }
 
+/// "Not listed" means "not there", so what cannot be looked at must be an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_leaves_nothing_out() {
+    let outer = tempfile::tempdir().unwrap();
+    let store = directory(outer.path());
+    let key = |text: &str| Key::new(text).unwrap();
+    store.put(&key("folder/wal/a"), "x".into()).await.unwrap();
+    std::os::unix::fs::symlink("a", outer.path().join("folder/wal/b")).unwrap();
+    assert_eq!(store.list(&key("folder")).await.unwrap().len(), 2, "links are followed");
+    let leaf = outer.path().join("folder/wal");
+    let all_fail = async |what: &str| {
+        let wal = key("folder/wal");
+        assert!(store.list(&Key::root()).await.is_err(), "{what}: list");
+        assert!(store.list(&wal).await.is_err(), "{what}: list the folder itself");
+        assert!(store.list_folder(&wal).await.is_err(), "{what}: list_folder");
+        assert!(store.list_starting(&wal, "a").await.is_err(), "{what}: list_starting");
+    };
+    for (what, target) in [("a link that leads nowhere", "gone"), ("a link to itself", "a1")] {
+        let link = leaf.join("a1");
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        all_fail(what).await;
+        assert!(store.list_starting(&key("folder/wal"), "b").await.is_ok());
+        fs::remove_file(link).unwrap();
+    }
+    std::os::unix::fs::symlink("..", leaf.join("up")).unwrap();
+    assert!(store.list(&Key::root()).await.is_err(), "a link that leads back");
+    fs::remove_file(leaf.join("up")).unwrap();
+    assert_eq!(store.list(&Key::root()).await.unwrap().len(), 2);
+    // Names can be read, and nothing else. Root may look at everything, so as root this tells nothing.
+    fs::set_permissions(&leaf, Permissions::from_mode(0o444)).unwrap();
+    if fs::metadata(leaf.join("a")).is_err() {
+        all_fail("a folder that may not be entered").await;
+    }
+    fs::set_permissions(&leaf, Permissions::from_mode(0o700)).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_without_the_marker_is_no_repository() {
     let outer = tempfile::tempdir().unwrap();

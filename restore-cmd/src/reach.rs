@@ -13,7 +13,7 @@ use proto::{Lsn, ServerTime};
 use repository::Branch;
 use repository::catalogue::{Inventory, Lineage};
 
-use crate::plan::{Choice, Options, RecoveryTarget, TargetTime};
+use crate::plan::{Choice, Options, RecoveryTarget, Seen, TargetTime, last_moment};
 
 /// So many segments are looked into at most: where nobody wrote down when they were sent, it could be all of them.
 const MOST_SEGMENTS: u64 = 32;
@@ -25,7 +25,7 @@ const LONGEST_SEGMENT: u64 = 64 << 20;
 /// the target is none, or if that cannot be told.
 ///
 /// # Errors
-/// WAL cannot be read.
+/// WAL cannot be read; or there is a hole in it, and the target may lie behind that.
 pub async fn last_record(
     branch: &Branch,
     inventory: &Inventory,
@@ -33,11 +33,26 @@ pub async fn last_record(
     options: &Options,
 ) -> Result<Option<Lsn>> {
     let RecoveryTarget::Time(target) = &options.target else { return Ok(None) };
+    let seen = look(branch, inventory, choice, options, target).await?;
+    let wal_end_time = match choice.beyond {
+        Some(_) => inventory.time_before(branch, choice.lineage.timeline(), choice.wal_end).await?,
+        None => None,
+    };
+    Ok(last_moment(choice, options, wal_end_time, seen)?)
+}
+
+async fn look(
+    branch: &Branch,
+    inventory: &Inventory,
+    choice: &Choice,
+    options: &Options,
+    target: &TargetTime,
+) -> Result<Seen> {
     let size = inventory.segment_size();
     let last = size.segment_before(choice.wal_end).0;
     let first = first_after(branch, inventory, choice, target).await?;
     if size.bytes() > LONGEST_SEGMENT || last.saturating_sub(first) >= MOST_SEGMENTS {
-        return Ok(None);
+        return Ok(Seen::Unknown);
     }
     let is_later = |time: ServerTime| {
         let (time, target) = (time.unix_micros(), target.instant().as_microsecond());
@@ -46,7 +61,7 @@ pub async fn last_record(
     let mut ends = TransactionEnds::default();
     for number in (first..=last).map(SegmentNo) {
         let Some(bytes) = content(branch, inventory, &choice.lineage, choice.wal_end, number).await? else {
-            return Ok(None);
+            return Ok(Seen::Unknown);
         };
         for (index, page) in bytes.chunks(PAGE_SIZE).enumerate() {
             let address = number.start(size) + (index * PAGE_SIZE) as u64;
@@ -55,15 +70,15 @@ pub async fn last_record(
                 // Replay will judge it; here it only means that nobody can tell.
                 Err(error) => {
                     tracing::warn!("cannot look into the WAL at {address}: {error}");
-                    return Ok(None);
+                    return Ok(Seen::Unknown);
                 }
             };
             if found.iter().any(|end| is_later(end.time)) {
-                return Ok(None);
+                return Ok(Seen::Later);
             }
         }
     }
-    Ok(ends.last_record())
+    Ok(ends.last_record().map_or(Seen::Unknown, Seen::Nothing))
 }
 
 /// The first segment in which a transaction can have ended after the target: what was sent before it did so before it.

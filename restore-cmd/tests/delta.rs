@@ -156,7 +156,7 @@ async fn a_restore_that_was_cut_off_goes_on() {
     let (pgdata, space) = (fixture.pgdata(), fixture.home.path().join("space"));
     restore(&fixture, &space, Existing::Refuse).await.unwrap();
     // As if it had been killed before its last steps.
-    let mark = format!("…\nSystem identifier: {}\n", system_id());
+    let mark = format!("…\nSystem identifier: {}\nTablespace 16384: {}\n", system_id(), space.display());
     std::fs::write(pgdata.join("walkeep-restore-unfinished"), mark).unwrap();
     for gone in ["PG_VERSION", "global/pg_control", "pg_tblspc/16384", "backup_label"] {
         std::fs::remove_file(pgdata.join(gone)).unwrap();
@@ -190,4 +190,30 @@ async fn what_would_be_removed_is_told_beforehand() {
     }
     assert!(found.first.is_sorted() && found.first.len() <= 10);
     assert_eq!(foreign(&fixture.home.path().join("nothing"), &[], &manifest).unwrap().entries, 0);
+}
+
+/// The backup's tablespace lies where another server of the same cluster has its own.
+#[tokio::test]
+async fn the_original_s_tablespace_is_not_the_clone_s() {
+    let made = made();
+    let fixture = fixture(&made).await;
+    let theirs = fixture.home.path().join("theirs");
+    restore(&fixture, &fixture.home.path().join("ours"), Existing::Refuse).await.unwrap();
+    let file = theirs.join("PG_15_202209061/5/2");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "alive").unwrap();
+    for existing in [delta(), Existing::Replace] {
+        let error = restore(&fixture, &theirs, existing).await.unwrap_err();
+        assert!(error.to_string().contains("not known to be a tablespace"), "{error}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"alive");
+        assert_whole(&fixture, &made);
+    }
+    // What a server of another version has beside the backup's folder stays.
+    let other = fixture.home.path().join("ours/PG_13_202007201");
+    std::fs::create_dir(&other).unwrap();
+    for existing in [delta(), Existing::Replace] {
+        restore(&fixture, &fixture.home.path().join("ours"), existing).await.unwrap();
+        assert_whole(&fixture, &made);
+        assert!(other.exists());
+    }
 }

@@ -107,6 +107,19 @@ async fn segments_that_were_stored_ahead_prove_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_may_not_see_is_there_all_the_same() {
+    let recovery = Recovery::new().await;
+    recovery.fixture.segments(1, 2..4).await;
+    let folder = recovery.fixture.home.path().join(format!("repository/main/{}/wal", system_id()));
+    let later = format!("{}-{}", name(1, 5), Digest::of(b"x"));
+    let later = folder.join("00000001/00000000").join(later);
+    std::os::unix::fs::symlink("/nowhere/at/all", &later).unwrap();
+    assert_eq!(recovery.get(1, 4, None), (126, None));
+    std::fs::remove_file(later).unwrap();
+    assert_eq!(recovery.get(1, 4, None), (1, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_parent_ends_at_the_fork() {
     let recovery = Recovery::new().await;
     recovery.fixture.segments(1, 2..9).await;
@@ -134,6 +147,40 @@ async fn history_files_of_all_timelines() {
     let written = std::fs::read(recovery.directory.path().join("RECOVERYHISTORY")).unwrap();
     assert_eq!(written, b"1\t0/400100\tx\n");
     assert_eq!(recovery.fetch(&["00000003.history", "RECOVERYHISTORY"]).status.code(), Some(1));
+}
+
+/// At its end recovery looks for a number that is still free: that two servers disagree on who has it does not matter then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disputed_number_is_taken() {
+    let recovery = Recovery::new().await;
+    recovery.fixture.history(2, "1\t0/400100\tx\n").await;
+    recovery.fixture.history(2, "1\t0/500100\ty\n").await;
+    let fetch = |pinned: &[&str]| {
+        let arguments = [&["00000002.history", "RECOVERYHISTORY"], pinned].concat();
+        recovery.fetch(&arguments).status.code()
+    };
+    assert_eq!(fetch(&["--timeline", "1"]), Some(0));
+    assert!(recovery.directory.path().join("RECOVERYHISTORY").exists());
+    for pinned in [&["--timeline", "2"][..], &["--timeline", "3"], &[]] {
+        assert_eq!(fetch(pinned), Some(126), "{pinned:?}");
+    }
+}
+
+/// Whose restore_command names no timeline: what others have forked from proves what there was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_s_history_proves_that_its_parent_went_on() {
+    let recovery = Recovery::new().await;
+    recovery.fixture.segments(1, 2..4).await;
+    recovery.fixture.tail(1, 4, 100).await;
+    assert_eq!(recovery.get(1, 4, None).0, 0);
+    assert_eq!(recovery.get(1, 5, None), (1, None));
+    recovery.fixture.history(2, "1\t0/600000\tx\n").await;
+    assert_eq!(recovery.get(1, 4, None), (126, None));
+    assert_eq!(recovery.get(1, 5, None), (126, None));
+    // The fork itself lies in segment 6, or at its beginning.
+    assert_eq!(recovery.get(1, 6, None), (1, None));
+    // By a plan it was known, and the timeline was chosen all the same.
+    assert_eq!(recovery.get(1, 5, Some(1)), (1, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

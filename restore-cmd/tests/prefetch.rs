@@ -143,10 +143,13 @@ async fn a_standby_that_follows_the_newest_timeline_is_not_led_past_the_fork() {
     assert_eq!(server.get(1, 5, &[]), (0, Some(server.fixture.content(1, 5))));
     server.spools().iter().for_each(|spool| std::fs::remove_dir_all(spool).unwrap());
     std::fs::write(server.pgdata.join("standby.signal"), "").unwrap();
-    // A history alone is no timeline.
-    server.fixture.history(2, "1\t0/400100\tno recovery target specified\n").await;
     assert_eq!(server.get(1, 5, &[]), (0, Some(server.fixture.content(1, 5))));
     server.until("the parent's segments", || server.spooled().contains(&name(1, 6).to_string()));
+    // The child's history is enough: the server will be given it, and could not follow it from beyond the fork.
+    server.fixture.history(2, "1\t0/400100\tno recovery target specified\n").await;
+    assert_eq!(server.get(1, 5, &[]), (1, None));
+    let (code, cut) = server.get(1, 4, &[]);
+    assert_eq!((code, padded_tail(&cut.unwrap())), (0, Some(0x100)));
     server.fixture.tail(2, 4, 0x200).await;
     // What was spooled before anybody knew of the fork is not given out.
     assert_eq!(server.get(1, 6, &[]), (1, None));

@@ -121,6 +121,22 @@ async fn comes_back_as_it_was() {
     assert!(manifest.files.iter().any(|file| file.path == b"pg_tblspc/16384/PG_15_202209061/5/2"));
 }
 
+/// The names of standbys may stand in a file that postgresql.conf includes.
+#[tokio::test]
+async fn no_commit_waits_because_of_an_included_file() {
+    let fixture = Fixture::new().await;
+    let mut made = usual(START);
+    made.retain(|file| file.path != "postgresql.conf");
+    made.push(whole("postgresql.conf", "include_dir = 'conf.d'\n"));
+    made.push(whole("conf.d/names.conf", "synchronous_standby_names = 'walkeep'\n"));
+    fixture.backup(0, &made, &[]).await;
+    fixture.segments(1, 2..4).await;
+    let (_, outcome) = restore(&fixture, &options(&fixture.pgdata())).await.unwrap();
+    let auto = std::fs::read_to_string(fixture.pgdata().join("postgresql.auto.conf")).unwrap();
+    assert!(auto.contains("synchronous_standby_names = ''"), "{auto}");
+    assert!(outcome.notices.iter().any(|notice| notice.contains("an included file")));
+}
+
 #[tokio::test]
 async fn unknown_page_damage_is_told_and_loses_nothing() {
     let fixture = Fixture::new().await;

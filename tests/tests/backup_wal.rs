@@ -4,7 +4,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use harness::{Agent, Installation, Postgres, Repo, StoreKind, World, wait_for, workload};
+use harness::{Agent, Installation, Postgres, Repo, Stop, StoreKind, World, wait_for, workload};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take.
@@ -113,5 +113,38 @@ fn pg15_a_silent_archiver_is_replaced() -> Result<()> {
     assert!(status.success() && log.contains("the archiver does not bring WAL segment"), "{log}");
     let list = agent.list()?;
     assert_eq!(list["backups"][0]["restorable"], true, "{list}");
+    Ok(())
+}
+
+/// A copy of the server archives into the same repository, and is ahead: its segments have the names that the backup waits for.
+#[test]
+fn pg15_the_wal_of_a_copy_completes_no_backup() -> Result<()> {
+    let Some(installation) = Installation::or_skip(15) else { return Ok(()) };
+    let world = World::new()?;
+    let repo = Repo::of(StoreKind::File, &world)?;
+    let server = Postgres::build(&installation, "data").segment_mib(1).start(&world)?;
+    let mut agent = Agent::configure(&world, &server, &repo)?;
+    agent.set("stream", "enabled", "false")?;
+    agent.init()?;
+    server.stop(Stop::Fast)?;
+    let copied = world.account().command("cp").arg("-a").arg(server.data()).arg(world.at("copy")).status()?;
+    assert!(copied.success());
+    server.start()?;
+    // It looks like ours, and brings nothing.
+    server.archive_with("false archive-cmd %p")?;
+    let copy = Postgres::adopt(&installation, &world, "copy.server", &world.at("copy"))?;
+    copy.start()?;
+    copy.sql("CREATE TABLE elsewhere AS SELECT 'another life' AS t")?;
+    copy.archive_with(&agent.archive_command()?)?;
+    let mut last = String::new();
+    for _ in 0..8 {
+        copy.sql("INSERT INTO elsewhere SELECT t FROM elsewhere")?;
+        last = copy.switch_wal()?;
+    }
+    let archived = format!("SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver");
+    wait_for("the copy has archived", PATIENCE, || Ok((copy.sql(&archived)? == "t").then_some(())))?;
+    let taken = agent.walkeep(&["backup", "--full"])?;
+    assert!(taken.code == Some(1) && taken.stderr.contains("is not this server's"), "{taken:?}");
+    assert_eq!(agent.list()?["backups"].as_array().map(Vec::len), Some(0));
     Ok(())
 }

@@ -4,11 +4,21 @@ use anyhow::Result;
 use harness::postgres::pg_verifybackup;
 use harness::{Agent, Installation, Postgres, Repo, StoreKind, World, workload};
 
+/// What an earlier recovery may have left in `postgresql.conf`. None of it may direct ours: it would end at once, wait, or fail.
+const LEFT_OVER: [(&str, &str); 4] = [
+    ("recovery_target", "immediate"),
+    ("recovery_target_action", "shutdown"),
+    ("recovery_min_apply_delay", "1h"),
+    ("recovery_end_command", "exit 200"),
+];
+
 fn the_main_job(major: u32, store: StoreKind) -> Result<()> {
     let Some(installation) = Installation::or_skip(major) else { return Ok(()) };
     let world = World::new()?;
     let Some(repo) = Repo::or_skip(store, &world)? else { return Ok(()) };
-    let server = Postgres::build(&installation, "data").env(repo.environment()).start(&world)?;
+    let builder = Postgres::build(&installation, "data").env(repo.environment());
+    let server =
+        LEFT_OVER.iter().fold(builder, |builder, (name, value)| builder.conf(name, value)).start(&world)?;
     let mut agent = Agent::configure(&world, &server, &repo)?;
     agent.init()?;
     server.archive_with(&agent.archive_command()?)?;

@@ -90,6 +90,21 @@ fn tablespaces_move_where_they_are_told() -> Result<()> {
     Ok(())
 }
 
+/// A tablespace in the data directory itself, which version 15 leaves out of a backup.
+#[test]
+fn what_the_server_would_leave_out_is_refused() -> Result<()> {
+    let Some(installation) = Installation::or_skip(15) else { return Ok(()) };
+    let shape = Shape::protect(
+        &installation,
+        |builder| builder.conf("allow_in_place_tablespaces", "on"),
+        |server, _| server.sql("CREATE TABLESPACE inside LOCATION ''").map(|_| ()),
+    )?;
+    let refused = shape.agent.walkeep(&["backup", "--full"])?;
+    assert!(refused.code == Some(1) && refused.stderr.contains("inside"), "{refused:?}");
+    shape.server.sql("DROP TABLESPACE inside")?;
+    shape.agent.backup_full().map(|_| ())
+}
+
 #[test]
 fn unlogged_tables_come_back_empty_and_usable() -> Result<()> {
     let Some(installation) = Installation::any_or_skip() else { return Ok(()) };

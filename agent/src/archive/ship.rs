@@ -146,9 +146,9 @@ impl Archive {
         Self { repository, cluster, known, branch: Arc::default(), room, ahead }
     }
 
-    /// Makes the file durable in the repository, or finds that it is. Only then does it return `Ok`.
-    pub async fn archive(&self, offer: Offer) -> Result<(), ArchiveError> {
-        let WalFile::Segment(segment) = offer.file else { return self.store_small(offer).await };
+    /// Makes the file of the cluster `owner` durable in the repository, or finds that it is. Only then does it return `Ok`.
+    pub async fn archive(&self, offer: Offer, owner: SystemId) -> Result<(), ArchiveError> {
+        let WalFile::Segment(segment) = offer.file else { return self.store_small(offer, owner).await };
         let Some(digest) = offer.digest else {
             let digest = self.store(offer, segment, 0).await?;
             self.known.stored(segment, digest);
@@ -188,15 +188,15 @@ impl Archive {
             let offer = offer.clone();
             blocking(move || start(&offer, segment)).await?
         };
-        let branch = self.branch(Some(facts.system_id)).await?;
+        let branch = self.branch(facts.system_id).await?;
         let expected = branch.segment_size().bytes();
         if offer.size != expected {
             let why = WalError::Length { found: offer.size, expected };
             return Err(ArchiveError::Wal { file: offer.file, why });
         }
-        // Durable: the repository lists it, and a segment is visible only when all of it is stored. Where the caller
-        // has digested the file there is nothing to read: the answer is about that digest.
-        let stored = branch.segment_digest(segment).await?;
+        // Whole, since a segment is visible only when all of it is stored; and durable. Where the caller has digested the
+        // file there is nothing to read: the answer is about that digest.
+        let stored = branch.durable_segment(segment).await?;
         if let (Some(stored), Some(digest)) = (stored, offer.digest) {
             return judge(segment, stored, digest).map(|()| stored);
         }
@@ -220,7 +220,10 @@ impl Archive {
 
     /// Bytes in a segment of the server whose files these are.
     pub(super) async fn segment_size(&self) -> Result<SegmentSize, ArchiveError> {
-        Ok(self.branch(None).await?.segment_size())
+        match self.branch.get() {
+            Some(branch) => Ok(branch.segment_size()),
+            None => Ok(self.repository.only_branch(&self.cluster).await?.segment_size()),
+        }
     }
 
     /// What is known without asking the repository.
@@ -233,8 +236,8 @@ impl Archive {
         self.ahead.clone().try_acquire_owned().ok()
     }
 
-    /// A history, partial or backup file.
-    async fn store_small(&self, offer: Offer) -> Result<(), ArchiveError> {
+    /// A history, partial or backup file. All but the partial ones do not tell whose they are.
+    async fn store_small(&self, offer: Offer, owner: SystemId) -> Result<(), ArchiveError> {
         let file = offer.file;
         let longest = match file {
             WalFile::Partial(_) => 1 << 30,
@@ -254,6 +257,8 @@ impl Archive {
             let offer = offer.clone();
             blocking(move || examine_small(&offer)).await?
         };
+        // A partial segment says itself whose it is.
+        let system_id = system_id.unwrap_or(owner);
         let branch = self.branch(system_id).await?;
         let stored = match examined.content {
             Some(content) => branch.put_wal_file(file, content).await?,
@@ -266,20 +271,13 @@ impl Archive {
         Ok(())
     }
 
-    /// The branch that a file belongs to. Small files do not say whose they are.
-    async fn branch(&self, system_id: Option<SystemId>) -> Result<Branch, ArchiveError> {
-        let known = self
-            .branch
-            .get_or_try_init(async || match system_id {
-                Some(system_id) => self.repository.branch(&self.cluster, system_id).await,
-                None => self.repository.only_branch(&self.cluster).await,
-            })
-            .await?;
-        match system_id {
-            Some(other) if other != known.system_id() => {
-                Ok(self.repository.branch(&self.cluster, other).await?)
-            }
-            _ => Ok(known.clone()),
+    /// The branch of that cluster.
+    async fn branch(&self, system_id: SystemId) -> Result<Branch, ArchiveError> {
+        let open = async || self.repository.branch(&self.cluster, system_id).await;
+        let known = self.branch.get_or_try_init(open).await?;
+        match known.system_id() == system_id {
+            true => Ok(known.clone()),
+            false => Ok(open().await?),
         }
     }
 }

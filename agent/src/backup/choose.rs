@@ -132,7 +132,7 @@ fn on_lineage(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proto::Lsn;
     use repository::manifest::ManifestReader;
 
@@ -142,7 +142,7 @@ mod tests {
         TimelineId::new(number).unwrap()
     }
 
-    fn head(of: u32, stop: u64) -> ManifestHead {
+    pub(in crate::backup) fn head(of: u32, stop: u64) -> ManifestHead {
         let json = serde_json::json!({
             "format": 1, "label": "20261124T013015Z-full-1a2b3c", "kind": "full", "parent": null, "cluster": "main",
             "system_id": "7300000000000000000", "server_version": 150018, "segment_size": 16777216,

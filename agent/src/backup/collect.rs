@@ -389,8 +389,24 @@ mod tests {
             let (_, collected) = collect(&[(None, ended(archive.clone()))], chunk).await.unwrap();
             assert_eq!(collected.suspects.len(), 1);
             assert_eq!(collected.suspects[0].path.to_string(), "base/5/16384.1");
-            assert_eq!(collected.suspects[0].suspects, Suspects { blocks: vec![1], count: 1 });
+            let suspects = Suspects { blocks: vec![1], count: 1, ..Suspects::default() };
+            assert_eq!(collected.suspects[0].suspects, suspects);
         }
+    }
+
+    /// Text in place of a page claims to be newer than anything.
+    #[tokio::test]
+    async fn pages_that_were_overwritten_are_suspects_once_the_end_is_known() {
+        let text: Vec<u8> = b"no page at all. ".iter().copied().cycle().take(page::BLOCK_SIZE).collect();
+        let mut torn = vec![7; page::BLOCK_SIZE];
+        torn[..8].copy_from_slice(&[0, 0, 0, 0, 0, 0x20, 0, 0]);
+        let relation = [torn, text].concat();
+        let archive = ended(file(b"base/5/16384", &relation));
+        let (_, collected) = collect(&[(None, archive)], 600).await.unwrap();
+        let suspects = &collected.suspects[0].suspects;
+        assert_eq!((suspects.count, suspects.newer.len()), (0, 2));
+        assert_eq!(suspects.impossible(Lsn(0x3000)), (vec![1], 1));
+        assert_eq!(suspects.impossible(Lsn(0x1FFF)), (vec![0, 1], 2));
     }
 
     proptest! {

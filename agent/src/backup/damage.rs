@@ -1,5 +1,6 @@
 //! Pages that did not bear their checksum: really damaged, or caught while the server wrote them?
 
+use std::ops::Range;
 use std::time::Duration;
 
 use proto::Lsn;
@@ -37,36 +38,69 @@ pub struct DamagedPage {
     pub block: u32,
 }
 
-/// What is left of the suspects. Also how many damaged pages there are beyond those that are named.
+/// What is left of the suspects of a backup that is as new as `span`. Also how many damaged pages there are beyond those that
+/// are named.
 pub async fn confirm(
     judge: Judge,
     server_complained: bool,
     suspects: Vec<SuspectFile>,
     sql: &Sql,
-    start: Lsn,
+    span: Range<Lsn>,
 ) -> (Vec<DamagedPage>, u64) {
-    let count: u64 = suspects.iter().map(|file| file.suspects.count).sum();
-    let keep_all = match judge {
-        Judge::Server if server_complained => true,
-        // The server has looked at each page again, and found nothing: they were being written.
-        Judge::Server => return (Vec::new(), 0),
-        Judge::Reread => count > MOST_REREAD,
-    };
+    let impossible = |file: &SuspectFile| file.suspects.impossible(span.end);
+    let count: u64 = suspects.iter().map(|file| file.suspects.count + impossible(file).1).sum();
+    let rereads = judge == Judge::Reread && count <= MOST_REREAD;
+    // The server looks at suspect pages again by itself; if it has found nothing they were being written.
+    let acquitted = judge == Judge::Server && !server_complained;
     let mut damaged = Vec::new();
     let mut unnamed = 0;
     for file in suspects {
-        unnamed += file.suspects.count - file.suspects.blocks.len() as u64;
-        for block in file.suspects.blocks {
-            if keep_all || is_damaged(sql, &file.path, block, start).await {
-                damaged.push(DamagedPage { path: file.path.clone(), block });
-            }
+        let (mut blocks, all) = impossible(&file);
+        unnamed += all - blocks.len() as u64;
+        // Nor does the server look at pages that claim to be so new: only their checksum counts.
+        if rereads {
+            blocks =
+                still_damaged(sql, &file.path, blocks, |page, number| page::check_sum(page, number)).await;
         }
+        if !acquitted {
+            unnamed += file.suspects.count - file.suspects.blocks.len() as u64;
+            blocks.extend(match rereads {
+                true => {
+                    let check = |page: &[u8], number| page::check(page, number, true, span.start);
+                    still_damaged(sql, &file.path, file.suspects.blocks, check).await
+                }
+                false => file.suspects.blocks,
+            });
+        }
+        blocks.sort_unstable();
+        damaged.extend(blocks.into_iter().map(|block| DamagedPage { path: file.path.clone(), block }));
     }
     (damaged, unnamed)
 }
 
+/// Which of the blocks are damaged when they are read again.
+async fn still_damaged(
+    sql: &Sql,
+    path: &SafePath,
+    blocks: Vec<u32>,
+    check: impl Fn(&[u8], u32) -> PageVerdict,
+) -> Vec<u32> {
+    let mut damaged = Vec::new();
+    for block in blocks {
+        if is_damaged(sql, path, block, &check).await {
+            damaged.push(block);
+        }
+    }
+    damaged
+}
+
 /// Reads the page again. When in doubt it is damaged: a false alarm costs a look, a missed one costs data.
-async fn is_damaged(sql: &Sql, path: &SafePath, block: u32, start: Lsn) -> bool {
+async fn is_damaged(
+    sql: &Sql,
+    path: &SafePath,
+    block: u32,
+    check: impl Fn(&[u8], u32) -> PageVerdict,
+) -> bool {
     let Ok(text) = std::str::from_utf8(path.as_bytes()) else { return true };
     let Some(relation) = page::is_relation_file(text) else { return true };
     let number = relation.segment_no.saturating_mul(SEGMENT_BLOCKS).wrapping_add(block);
@@ -76,7 +110,7 @@ async fn is_damaged(sql: &Sql, path: &SafePath, block: u32, start: Lsn) -> bool 
         }
         let offset = u64::from(block) * BLOCK_SIZE as u64;
         match sql.read_file(text, offset, BLOCK_SIZE as u64).await {
-            Ok(Some(bytes)) if bytes.len() == BLOCK_SIZE => match page::check(&bytes, number, true, start) {
+            Ok(Some(bytes)) if bytes.len() == BLOCK_SIZE => match check(&bytes, number) {
                 PageVerdict::Ok | PageVerdict::New | PageVerdict::NewerThanStart => return false,
                 PageVerdict::BadChecksum { .. } | PageVerdict::BadHeader => {}
             },

@@ -34,7 +34,7 @@ use super::native::Limits;
 use super::parent::Parent;
 use super::plan::{Plan, WalPlan};
 use super::tar::{Member, MemberKind};
-use super::wal::{Coming, HeldWal, Source};
+use super::wal::{Coming, HeldWal, Source, check_start};
 
 /// Between two signs of life. Others take a backup for dead after several times this.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -179,6 +179,7 @@ pub async fn execute(
     collected.inherited_damage.iter().for_each(|page| head.record_damage(&page.path, page.block));
     record_damage(plan, &mut head, collected.suspects, received.checksum_failures, &sql).await;
     wal.until(received.stop_lsn).await?;
+    check_start(branch, &head).await?;
     // The commit: packs, the server's manifest and the WAL are durable by now.
     let packs = base.into_packs().into_iter().chain(packs).collect();
     let entries = collected.entries.sorted().map_err(CollectError::Temporary)?;
@@ -267,7 +268,8 @@ async fn record_damage(
     sql: &Sql,
 ) {
     let complained = checksum_failures.is_some();
-    let (damaged, unnamed) = damage::confirm(plan.judge, complained, suspects, sql, head.start_lsn).await;
+    let span = head.start_lsn..head.stop_lsn;
+    let (damaged, unnamed) = damage::confirm(plan.judge, complained, suspects, sql, span).await;
     for page in &damaged {
         head.record_damage(&page.path, page.block);
     }

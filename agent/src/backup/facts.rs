@@ -7,18 +7,21 @@ use std::str::FromStr;
 use anyhow::Context;
 use proto::config::SlotName;
 use proto::conninfo::ConnInfo;
+use proto::page::BLOCK_SIZE;
 use proto::{Lsn, TimelineId};
 use restore::conf::identifier;
 use restore::program::failure;
 use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::pages::SEGMENT_BLOCKS;
 
 /// How we name ourselves to the server unless the connection string does.
 pub const APPLICATION_NAME: &str = "walkeep";
 
 /// The settings that decide what walkeep can do. Those that this role may not see are absent.
 const SETTINGS: &str = "SELECT name, setting FROM pg_settings WHERE name IN ('archive_command', 'archive_library', \
-    'archive_mode', 'config_file', 'data_checksums', 'data_directory', 'hba_file', 'ident_file', 'max_replication_slots', \
-    'max_wal_senders', 'summarize_wal', 'wal_level')";
+    'archive_mode', 'block_size', 'config_file', 'data_checksums', 'data_directory', 'hba_file', 'ident_file', \
+    'max_replication_slots', 'max_wal_senders', 'segment_size', 'summarize_wal', 'wal_level')";
 
 /// The key of the advisory lock: "walkeep" in ASCII.
 const BACKUP_LOCK: i64 = 0x0077_616C_6B65_6570;
@@ -147,6 +150,14 @@ impl Sql {
         Ok(rows.first().and_then(|row| row.first()?.as_deref()) == Some("t"))
     }
 
+    /// The names of tablespaces that lie in the data directory itself.
+    pub async fn in_place_tablespaces(&self) -> anyhow::Result<Vec<String>> {
+        let rows = self
+            .rows("SELECT spcname FROM pg_tablespace WHERE pg_tablespace_location(oid) LIKE 'pg_tblspc/%' ORDER BY 1")
+            .await?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+    }
+
     /// The files from which the server's settings come, those that others include among them. Empty for a role that
     /// may not see them.
     pub async fn configuration_sources(&self) -> anyhow::Result<Vec<PathBuf>> {
@@ -241,6 +252,12 @@ impl Facts {
         self.settings.get(name).map(String::as_str)
     }
 
+    /// Whether pages have 8 KiB and files of relations 1 GiB, as in every build that does not ask for something else.
+    pub fn has_usual_blocks(&self) -> bool {
+        let (block, segment) = (BLOCK_SIZE.to_string(), SEGMENT_BLOCKS.to_string());
+        self.setting("block_size") == Some(&block) && self.setting("segment_size") == Some(&segment)
+    }
+
     /// Whether data pages carry checksums.
     pub fn data_checksums(&self) -> bool {
         self.setting("data_checksums") == Some("on")
@@ -277,6 +294,17 @@ impl Facts {
             format!("the role \"{role}\" may not replicate"),
             format!("as a superuser: ALTER ROLE {} REPLICATION;", identifier(role)),
         ))
+    }
+}
+
+#[cfg(test)]
+impl Facts {
+    /// Of a server with these settings.
+    pub(super) fn of(settings: &[(&str, &str)]) -> Self {
+        let settings =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let role = "walkeep".to_owned();
+        Self { settings, in_recovery: false, role, may_replicate: true, may_read_files: true }
     }
 }
 

@@ -43,6 +43,12 @@ pub fn possible(
     if facts.setting("summarize_wal") != Some("on") {
         return Err("the server keeps no summaries of its WAL: `summarize_wal` is off".into());
     }
+    // The limits are counted in such blocks, and so are the changes that it sends.
+    if !facts.has_usual_blocks() {
+        return Err(
+            "the server was built with another size of blocks, or of relations' files, than is usual".into(),
+        );
+    }
     let sound = SOUND.iter().find(|(of, _)| *of == major).is_none_or(|(_, oldest)| minor >= *oldest);
     if !sound && !insisted {
         return Err(format!("WAL summaries of PostgreSQL {version} have known faults"));
@@ -143,6 +149,20 @@ fn gap(mut summaries: Vec<(Lsn, Lsn)>, from: Lsn, to: Lsn) -> Option<Lsn> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_server_with_the_usual_blocks_is_asked() {
+        let mut parent = super::super::choose::tests::head(1, 0x200_0000);
+        parent.server_manifest = Some("server-manifest".to_owned());
+        let ask = |segment_size| {
+            let settings = [("summarize_wal", "on"), ("block_size", "8192"), ("segment_size", segment_size)];
+            possible(ServerVersion(180_006), &Facts::of(&settings), TimelineId::FIRST, &parent, false)
+        };
+        assert_eq!(ask("131072"), Ok(()));
+        assert!(ask("65536").unwrap_err().contains("another size"));
+        let untold = Facts::of(&[("summarize_wal", "on")]);
+        assert!(possible(ServerVersion(180_006), &untold, TimelineId::FIRST, &parent, false).is_err());
+    }
 
     fn lsns(ranges: &[(u64, u64)]) -> Vec<(Lsn, Lsn)> {
         ranges.iter().map(|(start, end)| (Lsn(*start), Lsn(*end))).collect()

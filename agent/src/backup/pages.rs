@@ -16,17 +16,32 @@ pub struct PageScanner {
     start: Lsn,
     seen: u32,
     partial: Vec<u8>,
-    damaged: Vec<u32>,
-    damaged_count: u64,
+    suspects: Suspects,
 }
 
 /// The pages of one file that do not bear their checksum.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Suspects {
-    /// Block numbers within the file, from 0; at most a thousand.
+    /// Block numbers within the file, from 0, of pages from before the backup; at most a thousand.
     pub blocks: Vec<u32>,
-    /// How many there are in all.
+    /// How many there are of these in all.
     pub count: u64,
+    /// Those that claim to have been changed during the backup, and when; at most a thousand.
+    pub newer: Vec<(u32, Lsn)>,
+    /// How many more there are of these, and the latest that one of them claims.
+    pub newer_unnamed: (u64, Lsn),
+}
+
+impl Suspects {
+    /// Pages that claim to be newer than the end of the backup, which none can be, and how many there are in all. The others
+    /// of the newer ones were being written: replay mends them. If one of the unnamed claims too much, they all count.
+    pub fn impossible(&self, stop: Lsn) -> (Vec<u32>, u64) {
+        let blocks: Vec<u32> =
+            self.newer.iter().filter(|(_, lsn)| *lsn > stop).map(|(block, _)| *block).collect();
+        let (unnamed, latest) = self.newer_unnamed;
+        let count = blocks.len() as u64 + if latest > stop { unnamed } else { 0 };
+        (blocks, count)
+    }
 }
 
 impl PageScanner {
@@ -37,8 +52,7 @@ impl PageScanner {
             start,
             seen: 0,
             partial: Vec::new(),
-            damaged: Vec::new(),
-            damaged_count: 0,
+            suspects: Suspects::default(),
         }
     }
 
@@ -73,20 +87,35 @@ impl PageScanner {
 
     /// What was found. A last piece that is no whole page is never looked at: the server was extending the file.
     pub fn finish(self) -> Option<Suspects> {
-        (self.damaged_count > 0).then_some(Suspects { blocks: self.damaged, count: self.damaged_count })
+        (self.suspects != Suspects::default()).then_some(self.suspects)
     }
 
     fn look(&mut self, page: &[u8]) {
         let block = self.first.wrapping_add(self.seen);
         match page::check(page, block, true, self.start) {
-            PageVerdict::Ok | PageVerdict::New | PageVerdict::NewerThanStart => {}
+            PageVerdict::Ok | PageVerdict::New => {}
+            PageVerdict::NewerThanStart => self.look_at_newer(page, block),
             PageVerdict::BadChecksum { .. } | PageVerdict::BadHeader => {
-                self.damaged_count += 1;
-                if self.damaged.len() < NAMED_BLOCKS {
-                    self.damaged.push(self.seen);
+                self.suspects.count += 1;
+                if self.suspects.blocks.len() < NAMED_BLOCKS {
+                    self.suspects.blocks.push(self.seen);
                 }
             }
         }
         self.seen = self.seen.wrapping_add(1);
+    }
+
+    /// Torn, if it does not bear its checksum; or no page at all. Which of them only the end of the backup can tell.
+    fn look_at_newer(&mut self, page: &[u8], block: u32) {
+        let Some(lsn) = page::lsn(page) else { return };
+        if page::check_sum(page, block) == PageVerdict::Ok {
+            return;
+        }
+        if self.suspects.newer.len() < NAMED_BLOCKS {
+            self.suspects.newer.push((self.seen, lsn));
+        } else {
+            let (count, latest) = self.suspects.newer_unnamed;
+            self.suspects.newer_unnamed = (count + 1, latest.max(lsn));
+        }
     }
 }

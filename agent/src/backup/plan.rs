@@ -9,6 +9,8 @@ use proto::{Lsn, SystemId, TimelineId};
 use repository::Branch;
 
 use super::damage::Judge;
+use restore::program::failure;
+
 use super::facts::{Facts, Sql};
 
 /// Who is to bring the backup's WAL.
@@ -73,6 +75,7 @@ pub async fn plan(
     if !facts.in_recovery {
         facts.check_wal_level()?;
     }
+    check_tablespaces(sql, replication.server_version()).await?;
     let identity = replication.identify_system().await?;
     let branch = branch(identity.system_id).await.context("the repository does not know this cluster")?;
     let history = history(&mut replication, identity.timeline).await?;
@@ -107,6 +110,26 @@ pub async fn plan(
         upload_rate: None,
         jobs: std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8),
     })
+}
+
+/// Before version 16 a server that is asked for its map of tablespaces leaves out what lies in place of a link.
+async fn check_tablespaces(sql: &Sql, version: ServerVersion) -> anyhow::Result<()> {
+    const SENDS_THEM: u32 = 16;
+    if version.major() >= SENDS_THEM {
+        return Ok(());
+    }
+    let inside = sql.in_place_tablespaces().await?;
+    if inside.is_empty() {
+        return Ok(());
+    }
+    Err(failure(
+        format!(
+            "PostgreSQL {} leaves the content of tablespaces in the data directory itself out of a backup: {}",
+            version.major(),
+            inside.join(", ")
+        ),
+        "move what is in there to other tablespaces, and drop them; allow_in_place_tablespaces is for tests",
+    ))
 }
 
 async fn history(session: &mut Replication, timeline: TimelineId) -> anyhow::Result<Option<History>> {

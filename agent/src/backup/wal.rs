@@ -1,15 +1,20 @@
 //! The WAL without which a backup is worth nothing: all from its start to its stop has to be in the repository before
 //! the manifest is written.
 
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use proto::client::{Replication, SlotLifetime};
 use proto::config::SlotName;
 use proto::conninfo::ConnInfo;
-use proto::wal::{SegmentName, SegmentNo, SegmentSize};
+use proto::wal::page::PAGE_SIZE;
+use proto::wal::{SegmentName, SegmentNo, SegmentSize, checkpoint};
 use proto::{Lsn, TimelineId};
 use repository::Branch;
+use repository::manifest::ManifestHead;
 use restore::program::{Progress, failure};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -186,8 +191,8 @@ async fn wait(
 ) -> anyhow::Result<Option<SegmentName>> {
     for segment in segments(timeline, from, to, branch.segment_size()) {
         let progressed = Instant::now();
-        // Durable: segments and fragments become visible only when all of them is stored.
-        while branch.segment_digest(segment).await?.is_none()
+        // Whole, since an object becomes visible only when all of it is stored; and durable.
+        while branch.durable_segment(segment).await?.is_none()
             && !(tails && tail_reaches(branch, segment, to).await?)
         {
             progress.step(&format!("waiting for WAL segment {segment}"));
@@ -209,9 +214,101 @@ async fn tail_reaches(branch: &Branch, segment: SegmentName, to: Lsn) -> anyhow:
     Ok(reached >= to.min(number.end(size)))
 }
 
+/// An error unless the stored WAL is that of the server which was backed up: where the backup says that its checkpoint is, it has
+/// one, from whose redo position the backup is replayed. That names exist proves less: a copy of the server may have stored
+/// its own WAL under them.
+///
+/// An encrypted segment that this host cannot read is not looked at.
+pub async fn check_start(branch: &Branch, head: &ManifestHead) -> anyhow::Result<()> {
+    let (size, at) = (branch.segment_size(), head.checkpoint_lsn);
+    let first = size.segment_at(at);
+    let from = Lsn(at.0 - at.0 % PAGE_SIZE as u64);
+    let to = (from + 2 * PAGE_SIZE as u64).min(head.stop_lsn).max(at + 1);
+    let mut wal = Vec::new();
+    for number in (first.0..=size.segment_before(to).0).map(SegmentNo) {
+        let start = number.start(size);
+        let piece =
+            Piece::of(from.max(start).bytes_since(start)..to.min(number.end(size)).bytes_since(start));
+        let read = branch.read_segment_to(SegmentName::new(head.timeline, number, size), piece.clone()).await;
+        match read {
+            Ok(_) => wal.append(&mut piece.bytes()),
+            Err(error @ repository::Error::Locked { .. }) => {
+                tracing::debug!("the WAL of the backup's checkpoint was not looked at: {error}");
+                return Ok(());
+            }
+            // A standby's backup may end where the stream has just got to, and begin little before.
+            Err(repository::Error::Absent { .. }) => {
+                let name = SegmentName::new(head.timeline, number, size);
+                let tail = branch
+                    .read_tail(name)
+                    .await
+                    .context("cannot read the WAL with which the backup begins")?;
+                let bytes = tail.map(|tail| tail.bytes).unwrap_or_default();
+                let within = |at: Lsn| (at.bytes_since(start) as usize).min(bytes.len());
+                wal.extend_from_slice(&bytes[within(from.max(start))..within(to.min(number.end(size)))]);
+            }
+            Err(error) => return Err(error).context("cannot read the WAL with which the backup begins"),
+        }
+    }
+    if checkpoint::redo(&wal, from, at) == Some(head.start_lsn) {
+        return Ok(());
+    }
+    Err(failure(
+        format!(
+            "segment {} in the repository is not this server's: it has no checkpoint at {at} that begins at {}",
+            SegmentName::new(head.timeline, first, size),
+            head.start_lsn
+        ),
+        "another server with the same system identifier, such as a copy, has stored WAL: stop its archiving; then find out \
+         with `walkeep verify` what is stored, and take the backup again",
+    ))
+}
+
+/// Keeps a piece of what is written, and lets the rest go by: a segment may have a gigabyte.
+#[derive(Clone)]
+struct Piece {
+    wanted: Range<u64>,
+    seen: u64,
+    kept: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Piece {
+    fn of(wanted: Range<u64>) -> Self {
+        Self { wanted, seen: 0, kept: Arc::default() }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl io::Write for Piece {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let within = |at: u64| (at.saturating_sub(self.seen) as usize).min(bytes.len());
+        let piece = &bytes[within(self.wanted.start)..within(self.wanted.end)];
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(piece);
+        self.seen += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_piece_is_the_same_however_it_comes() {
+        let all: Vec<u8> = (0..100).collect();
+        for step in [1, 7, 30, 100] {
+            let mut piece = Piece::of(20..50);
+            all.chunks(step).for_each(|bytes| io::Write::write_all(&mut piece, bytes).unwrap());
+            assert_eq!(piece.bytes(), &all[20..50]);
+        }
+    }
 
     #[test]
     fn names_every_segment_that_is_needed() {

@@ -1,12 +1,15 @@
 //! `walkeep push FILE`: ships one WAL file without a running agent.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use proto::SystemId;
 use proto::wal::WalFile;
+use proto::wal::page::{LongHeader, PAGE_SIZE};
 use repository::Repository;
 use restore::program::{GlobalArgs, failure, load};
 
@@ -36,10 +39,36 @@ pub async fn run(global: &GlobalArgs, args: PushArgs) -> anyhow::Result<ExitCode
     super::repository_url(&config)?;
     let repository = Box::pin(Repository::from_config(&config)).await.map_err(|error| tell(error.into()))?;
     let archive = Archive::new(repository, cluster, KnownSegments::default());
+    let owner = owner(file, &source, &path)?;
     let offer = Offer { file, size: metadata.len(), digest: None, source, path: None };
-    Box::pin(archive.archive(offer)).await.map_err(tell)?;
+    Box::pin(archive.archive(offer, owner)).await.map_err(tell)?;
     // Durable: `archive` returns Ok for nothing else.
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whose the file is: a segment tells it, any other belongs to the data directory in which it lies.
+fn owner(file: WalFile, source: &File, path: &Path) -> anyhow::Result<SystemId> {
+    if let WalFile::Segment(_) | WalFile::Partial(_) = file {
+        let mut page = [0; PAGE_SIZE];
+        let cannot = || format!("{} has no beginning that could be read", path.display());
+        source.read_exact_at(&mut page, 0).with_context(cannot)?;
+        let header = LongHeader::parse(&page).with_context(|| format!("{} is no WAL", path.display()))?;
+        return Ok(header.system_id);
+    }
+    for control in SystemId::control_files(path) {
+        match std::fs::read(&control) {
+            Ok(content) => {
+                let owner = SystemId::of_control_file(&content);
+                return owner.with_context(|| format!("{} is not of PostgreSQL 13 to 18", control.display()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", control.display())),
+        }
+    }
+    Err(failure(
+        format!("{} does not tell whose it is, and there is no global/pg_control that would", path.display()),
+        "name the file in the data directory's pg_wal, or run this in the data directory",
+    ))
 }
 
 fn tell(error: ArchiveError) -> anyhow::Error {

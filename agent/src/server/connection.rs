@@ -42,14 +42,14 @@ pub(super) async fn serve(mut stream: UnixStream, archive: Archive, state: Agent
 async fn respond(request: Request, file: Option<File>, archive: &Archive, state: &AgentState) -> Response {
     match request {
         Request::Status => Response::Status { json: state.report().await.to_json() },
-        Request::Archive { file: name, size, digest, path } => {
+        Request::Archive { file: name, size, digest, system_id, path } => {
             let Some(source) = file else {
                 return Response::Failed { message: "the request came without the file itself".to_owned() };
             };
             let on_server = PathBuf::from(OsString::from_vec(path.clone()));
             let on_server = on_server.is_absolute().then_some(on_server);
             let offer = Offer { file: name, size, digest: Some(digest), source, path: on_server };
-            match Box::pin(archive.archive(offer)).await {
+            match Box::pin(archive.archive(offer, system_id)).await {
                 Ok(()) => {
                     state.archive.note(name, Ok(()));
                     // Durable: `archive` returns Ok for nothing else.

@@ -251,7 +251,7 @@ impl Follower {
                 // The server has left that one, too, and its own history says where.
                 history = server.history;
             }
-            let stored = branch.wal_listing().await?;
+            let stored = branch.durable_wal_listing().await?;
             let first = segment_size.segment_at(switch);
             // All before the fork is durable: what follows need not be reported below it.
             server = ServerWal { history, restart_lsn: switch, ..server };
@@ -272,7 +272,8 @@ impl Follower {
         let mut refused = None;
         for candidate in candidates(servers, &self.options.postgres, &session_options).await? {
             let branch = self.repository.branch(&self.options.cluster, candidate.identity.system_id).await?;
-            let stored = branch.wal_listing().await?;
+            // What is whole in it is acknowledged without being stored again.
+            let stored = branch.durable_wal_listing().await?;
             match refuse_left_behind(&branch, &stored, &candidate.identity).await {
                 Ok(()) => return Ok((candidate, branch, stored)),
                 Err(error @ StreamError::LeftBehind { .. }) => {

@@ -50,7 +50,7 @@ pub async fn receive_until(
         restart_lsn: segment_size.floor(from),
     };
     let first = segment_size.segment_at(from);
-    let known = server.known(&branch.wal_listing().await?, timeline, first)?;
+    let known = server.known(&branch.durable_wal_listing().await?, timeline, first)?;
     let start = first.start(segment_size);
     let checkpoints = checkpoints(branch, &known).await?;
     let wal = match session.start_replication(slot, start, timeline).await? {

@@ -122,7 +122,9 @@ impl Agent {
         let name: WalFile =
             path.file_name().and_then(|name| name.to_str()).expect("a name").parse().expect("WAL");
         let size = file.metadata().expect("metadata").len();
-        let request = Request::Archive { file: name, size, digest, path: b"pg_wal/x".to_vec() };
+        // A segment tells whose it is.
+        let (system_id, path) = (proto::SystemId(1), b"pg_wal/x".to_vec());
+        let request = Request::Archive { file: name, size, digest, system_id, path };
         let mut stream = UnixStream::connect(&self.socket).expect("the agent listens");
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -26,6 +26,9 @@ impl Setting {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("data/pg_wal")).unwrap();
         fs::create_dir(folder.path().join("bin")).unwrap();
+        let control = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/tests/golden/15/pg_control");
+        fs::create_dir(folder.path().join("data/global")).unwrap();
+        fs::copy(control, folder.path().join("data/global/pg_control")).unwrap();
         let program = folder.path().join("bin/archive-cmd");
         fs::hard_link(env!("CARGO_BIN_EXE_archive-cmd"), &program)
             .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_archive-cmd"), &program).map(drop))

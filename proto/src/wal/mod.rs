@@ -2,6 +2,8 @@
 
 pub mod check;
 #[cfg(feature = "formats")]
+pub mod checkpoint;
+#[cfg(feature = "formats")]
 pub mod ends;
 mod error;
 pub mod history;

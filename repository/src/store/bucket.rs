@@ -94,7 +94,7 @@ pub(super) fn open(
     storage.tags.iter().for_each(|(name, value)| tags.push(name, value));
     Ok(Store::from_parts(Inner {
         objects,
-        pages: Some(Pages(pages)),
+        pages: Some(Pages { store: pages, begins_anywhere: provider != Provider::Azure }),
         prefix,
         root: None,
         grows: None,

@@ -101,7 +101,7 @@ pub(super) struct Directory(pub(super) Root);
 impl Grows for Directory {
     async fn create(&self, key: &Key, bytes: Vec<u8>) -> Result<Box<dyn Growing>> {
         let (root, key) = (self.0.clone(), key.clone());
-        let path = root.path_of(&key);
+        let path = root.path(&key);
         let made = blocking(&path, {
             let path = path.clone();
             move || create(&root, &key, &path, bytes)

@@ -1,12 +1,15 @@
 //! What a directory needs beyond `object_store` to be a durable store.
 //!
-//! `LocalFileSystem` with its fsync switch syncs each file and the directory that it is renamed into. Three
-//! things are left, and done here:
+//! `LocalFileSystem` with its fsync switch syncs each file and the directory that it is renamed into. Five
+//! things are left; listings are in [`super::walk`], the others here:
 //!
 //! - Of two writers that need the same new directory, one makes it and the other finds it there, and may be
 //!   done before the first one has synced the entry in the parent. So each process syncs every directory on
 //!   the way down once, before the first object goes in there, whoever has made it.
+//! - An object is seen by others before its entry is synced, and stays visible if that fails. So whoever finds an
+//!   object, and is going to say that it is durable, syncs its directory first.
 //! - A delete is not synced. After a power failure a manifest could be back whose packs are gone.
+//! - Its listings leave out what they cannot look at.
 //! - A file system that is no longer mounted looks like an empty directory. So the root is compared with the
 //!   one that was opened, before anything is written and before anything is called absent.
 
@@ -32,6 +35,30 @@ struct Inner {
     identity: (u64, u64),
     /// Directories whose entries in their parents are known to be on disk.
     durable: Mutex<HashSet<PathBuf>>,
+    #[cfg(test)]
+    syncs: Syncs,
+}
+
+/// What tests see of the syncing of directories, and how they make it fail.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Syncs {
+    /// So many more fail.
+    pub(crate) failing: std::sync::atomic::AtomicUsize,
+    /// Those that were synced.
+    pub(crate) done: Mutex<Vec<PathBuf>>,
+}
+
+#[cfg(test)]
+impl Syncs {
+    fn see(&self, path: &Path) -> io::Result<()> {
+        use std::sync::atomic::Ordering::SeqCst;
+        if self.failing.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(io::Error::other("the disk is gone"));
+        }
+        self.done.lock().unwrap().push(path.to_owned());
+        Ok(())
+    }
 }
 
 /// A file that an interrupted upload has left behind.
@@ -81,12 +108,23 @@ impl Root {
         if !metadata.is_dir() {
             return Err(refused(path, "this is not a directory"));
         }
-        let durable = Mutex::new(HashSet::new());
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), identity: identity(&metadata), durable }) })
+        let inner = Inner {
+            path: path.to_owned(),
+            identity: identity(&metadata),
+            durable: Mutex::default(),
+            #[cfg(test)]
+            syncs: Syncs::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Where it lies.
-    pub(super) fn path(&self) -> &Path {
+    /// Where a key's object or folder lies.
+    pub(super) fn path(&self, key: &Key) -> PathBuf {
+        self.inner.path.join(key.as_str())
+    }
+
+    /// Where the directory lies.
+    pub(super) fn directory(&self) -> &Path {
         &self.inner.path
     }
 
@@ -120,7 +158,7 @@ impl Root {
             }
             let made = DirBuilder::new().mode(mode).create(&directory);
             made.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
-                .and_then(|()| sync_directory(&parent))
+                .and_then(|()| self.sync(&parent))
                 .map_err(|e| refused(&directory, e))?;
             // Only now: another writer that finds it in here skips the sync.
             self.known().insert(directory.clone());
@@ -128,15 +166,27 @@ impl Root {
         Ok(())
     }
 
-    /// Where the object of this key lies.
-    pub(super) fn path_of(&self, key: &Key) -> PathBuf {
-        self.inner.path.join(key.as_str())
+    /// Makes the names in the folder of `key` durable, and those of the folders on the way there.
+    pub(super) fn settle(&self, key: &Key) -> Result<()> {
+        self.prepare(key)?;
+        self.sync_folder(key)
     }
 
-    /// Makes a removal from the folder of `key` durable.
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        #[cfg(test)]
+        self.inner.syncs.see(path)?;
+        sync_directory(path)
+    }
+
+    #[cfg(test)]
+    pub(super) fn syncs(&self) -> &Syncs {
+        &self.inner.syncs
+    }
+
+    /// Makes a change of names in the folder of `key` durable.
     pub(super) fn sync_folder(&self, key: &Key) -> Result<()> {
-        let path = self.inner.path.join(key.parent().unwrap_or_default().as_str());
-        match sync_directory(&path) {
+        let path = self.path(&key.parent().unwrap_or_default());
+        match self.sync(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(&path, error)),
             _ => Ok(()),
         }
@@ -145,7 +195,7 @@ impl Root {
     /// What interrupted uploads have left below `prefix`: files named `<name>#<number>`.
     pub(super) fn leftovers(&self, prefix: &Key) -> Result<Vec<Leftover>> {
         let mut found = Vec::new();
-        let mut pending = vec![self.inner.path.join(prefix.as_str())];
+        let mut pending = vec![self.path(prefix)];
         while let Some(directory) = pending.pop() {
             let entries = match fs::read_dir(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -14,6 +14,7 @@ mod local;
 mod open;
 mod partial;
 mod upload;
+mod walk;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -68,7 +69,11 @@ struct Inner {
     bucket_seen: AtomicBool,
 }
 
-struct Pages(Arc<dyn PaginatedListStore>);
+struct Pages {
+    store: Arc<dyn PaginatedListStore>,
+    /// Whether a listing can begin behind a name.
+    begins_anywhere: bool,
+}
 
 impl std::fmt::Debug for Pages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -138,7 +143,7 @@ impl Store {
 
     /// The directory, if it is one.
     pub fn directory(&self) -> Option<&std::path::Path> {
-        self.inner.root.as_ref().map(Root::path)
+        self.inner.root.as_ref().map(Root::directory)
     }
 
     /// Stores an object under its key. When this returns the object is durable: a directory has synced the
@@ -237,6 +242,12 @@ impl Store {
         Ok(self.head(key).await.or_absent()?.is_some())
     }
 
+    /// Makes durable what a listing has shown in the folder of `key`, where a directory shows an object before its entry is on
+    /// disk: its writer may just be waiting for the disk, or may be gone. Object stores show only what is durable.
+    pub async fn settle(&self, key: &Key) -> Result<()> {
+        self.blocking(|root, key| root.settle(key), key).await.map(drop)
+    }
+
     /// Removes an object; fine if it does not exist. Removals become durable in the order in which they
     /// return.
     pub async fn delete(&self, key: &Key) -> Result<()> {
@@ -268,6 +279,11 @@ impl Store {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(refused(error)),
             _ => Ok(()),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn syncs(&self) -> Option<&local::Syncs> {
+        self.inner.root.as_ref().map(Root::syncs)
     }
 
     /// The store and the key, for messages.

@@ -78,7 +78,8 @@ impl Branch {
         };
         let name = WalObject::File(file, digest).key();
         if self.store().exists(&self.key(&name)).await? {
-            // It was made visible by a put that had made it durable, so to see it is enough.
+            // Whole, but its name may be visible before it is durable.
+            self.store().settle(&self.key(&name)).await?;
             return Ok(None);
         }
         let mut header = self.header(kind(file), &name);

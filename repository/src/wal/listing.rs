@@ -112,6 +112,20 @@ impl Branch {
         Ok(listing)
     }
 
+    /// The same; and all whole segments in it are durable when this returns, whoever has stored them.
+    pub async fn durable_wal_listing(&self) -> Result<WalListing> {
+        let listing = self.wal_listing().await?;
+        let mut settled = None;
+        for name in listing.timelines.values().flat_map(|wal| wal.segments.keys()) {
+            // In order, so each folder comes once.
+            if settled.replace((name.timeline, name.log)) != Some((name.timeline, name.log)) {
+                let folder = log_folder(name.timeline, name.log);
+                self.store().settle(&self.key(&folder.child(name))).await?;
+            }
+        }
+        Ok(listing)
+    }
+
     /// What is stored of the segments that share a timeline and the middle part of their names.
     pub async fn folder_listing(&self, timeline: TimelineId, log: u32) -> Result<TimelineWal> {
         let objects = self.store().list(&self.key(&log_folder(timeline, log))).await?;

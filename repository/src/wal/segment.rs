@@ -130,7 +130,7 @@ impl Branch {
         written.map(|_| ())
     }
 
-    /// The digest of a stored segment.
+    /// The digest of a stored segment, by its name.
     ///
     /// # Errors
     /// [`Error::Conflict`] if there are two.
@@ -140,6 +140,19 @@ impl Branch {
             [digest] => Ok(Some(digest)),
             ref digests => Err(self.conflict(name, digests)),
         }
+    }
+
+    /// The digest of a stored segment that is durable when this returns, whoever has stored it: what may be acknowledged.
+    /// To see a segment is less.
+    ///
+    /// # Errors
+    /// As [`Branch::segment_digest`]; or it cannot be made durable.
+    pub async fn durable_segment(&self, name: SegmentName) -> Result<Option<Digest>> {
+        let digest = self.segment_digest(name).await?;
+        if let Some(digest) = digest {
+            self.store().settle(&self.key(&segment_key(name, digest))).await?;
+        }
+        Ok(digest)
     }
 
     /// A whole segment, verified.
@@ -232,8 +245,8 @@ impl Branch {
         if !digests.contains(&digest) {
             return Ok(false);
         }
-        // An object becomes visible whole, by a put that had made it durable before. So to see it is enough,
-        // and its size needs no look.
+        // An object becomes visible whole, so its size needs no look. Its name may be visible before it is durable.
+        self.store().settle(&self.key(&segment_key(name, digest))).await?;
         if digests.len() > 1 { Err(self.conflict(name, &digests)) } else { Ok(true) }
     }
 
@@ -329,7 +342,16 @@ fn check_content(what: &str, size: u64, digest: Digest, length: u64, actual: Dig
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use proto::config::StorageConfig;
+    use proto::wal::{SegmentSize, WalFile};
+    use proto::{SystemId, TimelineId};
+
     use super::*;
+    use crate::{BranchFacts, Repository, Sealing, Store, Stored, Unsealing};
 
     #[test]
     fn what_a_source_says_is_carried_through() {
@@ -337,5 +359,57 @@ mod tests {
         assert_eq!(unreadable("segment", std::io::Error::other(away.clone())), away);
         let damaged = unreadable("segment", std::io::Error::other("a bad disk"));
         assert!(matches!(damaged, Error::Invalid { .. }), "{damaged}");
+    }
+
+    async fn open(folder: &Path) -> Branch {
+        let url = format!("file://{}", folder.display());
+        let store = Store::open(&url, &StorageConfig::default()).unwrap();
+        Repository::create(store.clone()).await.unwrap();
+        let repository = Repository::open(store, Sealing::plain(1), Unsealing::none()).await.unwrap();
+        let facts = BranchFacts { segment_size: SegmentSize::new(1 << 20).unwrap(), server_version: 150_018 };
+        repository.begin_branch(&"main".parse().unwrap(), SystemId(7), facts).await.unwrap()
+    }
+
+    /// The folders that were synced since this was last asked.
+    fn synced(branch: &Branch) -> BTreeSet<PathBuf> {
+        std::mem::take(&mut *branch.store().syncs().unwrap().done.lock().unwrap()).into_iter().collect()
+    }
+
+    /// Its writer may have been killed, or its disk have failed, between showing it and making it durable.
+    #[tokio::test]
+    async fn what_is_seen_is_made_durable_before_it_is_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let name: SegmentName = "000000010000000000000002".parse().unwrap();
+        let (content, history) = (Bytes::from(vec![7; 1 << 20]), Bytes::from("1\t0/200100\tx\n"));
+        let (digest, file) = (Digest::of(&content), WalFile::History(TimelineId::new(2).unwrap()));
+        let writer = open(folder.path()).await;
+        writer.put_segment(name, digest, None, content.clone()).await.unwrap();
+        writer.put_wal_file(file, history.clone()).await.unwrap();
+
+        let wal = folder.path().join("main/7/wal");
+        let log = wal.join("00000001/00000000");
+        let way: BTreeSet<_> = log.ancestors().take(3).map(Path::to_owned).collect();
+        let branch = open(folder.path()).await;
+        synced(&branch);
+        assert_eq!(branch.durable_segment(name).await.unwrap(), Some(digest));
+        assert!(synced(&branch).is_superset(&way), "the folder, and each above it");
+        assert_eq!(branch.put_segment(name, digest, None, content.clone()).await.unwrap(), Stored::Already);
+        assert!(synced(&branch).contains(&log));
+        assert_eq!(branch.put_wal_file(file, history.clone()).await.unwrap(), Stored::Already);
+        assert!(synced(&branch).contains(&wal));
+        let listing = branch.durable_wal_listing().await.unwrap();
+        assert_eq!(listing.timelines.len(), 1);
+        assert!(synced(&branch).contains(&log));
+
+        let fail_once = || branch.store().syncs().unwrap().failing.store(1, SeqCst);
+        fail_once();
+        assert!(branch.put_segment(name, digest, None, content.clone()).await.is_err());
+        assert_eq!(branch.put_segment(name, digest, None, content).await.unwrap(), Stored::Already);
+        fail_once();
+        assert!(branch.durable_segment(name).await.is_err());
+        fail_once();
+        assert!(branch.put_wal_file(file, history).await.is_err());
+        fail_once();
+        assert!(branch.durable_wal_listing().await.is_err());
     }
 }

@@ -26,8 +26,8 @@ struct Known<'a> {
     folders: HashSet<&'a [u8]>,
 }
 
-/// Removes everything from the data directory and its tablespaces that is not the backup's: files, folders, links, and
-/// all WAL. Links are removed, never followed; a file with a second name elsewhere is left to that name.
+/// Removes everything from the data directory and its folders in tablespaces that is not the backup's: files, folders, links,
+/// and all WAL. Links are removed, never followed; a file with a second name elsewhere is left to that name.
 ///
 /// # Errors
 /// Something cannot be read or removed.
@@ -71,11 +71,7 @@ fn each_foreign(
     manifest: &Manifest,
     act: &mut dyn FnMut(&Path, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let outside: Vec<(String, &Path)> = spaces
-        .iter()
-        .filter(|space| !space.in_place)
-        .map(|space| (format!("pg_tblspc/{}", space.oid), space.to.as_path()))
-        .collect();
+    let outside = || spaces.iter().filter(|space| !space.in_place);
     let mut known = Known { files: HashSet::new(), folders: HashSet::new() };
     for entry in manifest.entries.iter().filter(|entry| !is_external(entry)) {
         let path = entry.path().as_bytes();
@@ -88,12 +84,17 @@ fn each_foreign(
         known.folders.extend(parents);
     }
     // In the data directory these are links, made at the end.
-    for (link, _) in &outside {
-        known.folders.remove(link.as_bytes());
+    for space in outside() {
+        known.folders.remove(format!("pg_tblspc/{}", space.oid).as_bytes());
     }
     known.walk(pgdata, b"", act)?;
-    for (prefix, folder) in outside.iter().filter(|(_, folder)| folder.exists()) {
-        known.walk(folder, prefix.as_bytes(), act)?;
+    for space in outside() {
+        let Some(name) = &space.folder else { continue };
+        // A link in its place would lead elsewhere, and is found when the folder is made.
+        let folder = space.to.join(name);
+        if fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+            known.walk(&folder, format!("pg_tblspc/{}/{name}", space.oid).as_bytes(), act)?;
+        }
     }
     Ok(())
 }

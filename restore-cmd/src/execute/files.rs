@@ -5,7 +5,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use proto::Lsn;
 use repository::manifest::{DamagedPages, Entry, Manifest, SafePath};
 
 use super::beneath::{Beneath, dress};
@@ -114,7 +113,8 @@ impl Files {
     /// # Errors
     /// A file that must be held in memory is far too long.
     pub(super) fn of(manifest: &Manifest) -> Result<(Self, Vec<Vec<Want>>)> {
-        let start: Option<Lsn> = manifest.head.data_checksums.then_some(manifest.head.start_lsn);
+        let head = &manifest.head;
+        let span = head.data_checksums.then_some(head.start_lsn..head.stop_lsn);
         let mut files = Vec::new();
         let mut wants: Vec<Vec<Want>> = vec![Vec::new(); manifest.packs.len()];
         for entry in &manifest.entries {
@@ -152,7 +152,7 @@ impl Files {
             let state = State {
                 remaining,
                 crc: PieceCrc::default(),
-                pages: start.and_then(|start| PageCheck::of(path.as_bytes(), start)),
+                pages: span.clone().and_then(|span| PageCheck::of(path.as_bytes(), span)),
                 held: held.then(|| vec![0; *size as usize]),
                 adopted: false,
                 checked: None,

@@ -193,11 +193,16 @@ impl<'a> Finish<'a> {
         texts.push(auto);
         let mut settings = self.plan.settings.clone();
         let waits = texts.iter().rev().find_map(|text| conf::last_value(text, "synchronous_standby_names"));
-        if let Some(names) = waits.filter(|names| !names.trim().is_empty()) {
+        let waits = waits.filter(|names| !names.trim().is_empty());
+        let included = texts.iter().any(|text| conf::has_includes(text));
+        if waits.is_some() || included {
             settings.push(Setting::new("synchronous_standby_names", ""));
+            let was = match waits {
+                Some(names) => format!("was '{names}' and is empty now"),
+                None => "is empty now, since an included file may set it".to_owned(),
+            };
             self.notices.push(format!(
-                "synchronous_standby_names was '{names}' and is empty now, or every commit would wait for a standby \
-                 that is not there"
+                "synchronous_standby_names {was}, or every commit would wait for a standby that is not there"
             ));
         }
         let auto = texts.pop().unwrap_or_default();

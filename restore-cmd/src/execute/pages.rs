@@ -1,6 +1,7 @@
 //! Page checksums of a file whose bytes arrive in pieces.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use proto::Lsn;
 use proto::page::{self, BLOCK_SIZE, PageVerdict};
@@ -13,8 +14,8 @@ const BLOCKS_PER_SEGMENT: u32 = (1 << 30) / BLOCK_SIZE as u32;
 pub(super) struct PageCheck {
     /// The file's first block, counted through the relation.
     first_block: u32,
-    /// Pages at or after this are mended by replay.
-    start: Lsn,
+    /// From the backup's start to its end: pages that were changed there are mended by replay, and none is newer.
+    span: Range<Lsn>,
     /// Pages of which some bytes have come, and how many.
     halves: BTreeMap<u64, (Vec<u8>, usize)>,
     /// Numbers, within this file, of damaged blocks.
@@ -23,10 +24,10 @@ pub(super) struct PageCheck {
 
 impl PageCheck {
     /// For the file at `path` if it consists of pages.
-    pub(super) fn of(path: &[u8], start: Lsn) -> Option<Self> {
+    pub(super) fn of(path: &[u8], span: Range<Lsn>) -> Option<Self> {
         let file = page::is_relation_file(std::str::from_utf8(path).ok()?)?;
         let first_block = file.segment_no.checked_mul(BLOCKS_PER_SEGMENT)?;
-        Some(Self { first_block, start, halves: BTreeMap::new(), damaged: Vec::new() })
+        Some(Self { first_block, span, halves: BTreeMap::new(), damaged: Vec::new() })
     }
 
     /// `bytes` stand at `offset`. Each byte comes once.
@@ -55,7 +56,7 @@ impl PageCheck {
     fn check(&mut self, block: u64, page: &[u8]) {
         let Ok(block) = u32::try_from(block) else { return };
         let number = self.first_block.wrapping_add(block);
-        match page::check(page, number, true, self.start) {
+        match page::check_within(page, number, self.span.start, self.span.end) {
             PageVerdict::Ok | PageVerdict::New | PageVerdict::NewerThanStart => {}
             PageVerdict::BadChecksum { .. } | PageVerdict::BadHeader => self.damaged.push(block),
         }
@@ -73,6 +74,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const SPAN: Range<Lsn> = Lsn(0x100_0000)..Lsn(0x200_0000);
+
+    #[test]
+    fn what_claims_to_be_newer_than_the_backup_is_damaged() {
+        let mut check = PageCheck::of(b"base/5/16384", SPAN).unwrap();
+        let mut torn = sound(0, 3);
+        torn[4..8].copy_from_slice(&0x180_0000u32.to_ne_bytes());
+        check.add(0, &torn);
+        check.add(BLOCK_SIZE as u64, &b"text".repeat(BLOCK_SIZE / 4));
+        assert_eq!(check.finish(), [1]);
+    }
 
     fn sound(block: u32, fill: u8) -> Vec<u8> {
         let mut page = vec![fill; BLOCK_SIZE];
@@ -111,7 +124,7 @@ mod tests {
             if reverse {
                 pieces.reverse();
             }
-            let mut check = PageCheck::of(b"base/5/16384.1", Lsn(0x100_0000)).unwrap();
+            let mut check = PageCheck::of(b"base/5/16384.1", SPAN).unwrap();
             for (from, to) in pieces {
                 check.add(from as u64, &file[from..to]);
             }
@@ -121,8 +134,8 @@ mod tests {
 
     #[test]
     fn other_files_have_no_pages() {
-        assert!(PageCheck::of(b"pg_xact/0000", Lsn(0)).is_none());
-        assert!(PageCheck::of(b"global/pg_control", Lsn(0)).is_none());
-        assert!(PageCheck::of(b"base/5/\xff", Lsn(0)).is_none());
+        assert!(PageCheck::of(b"pg_xact/0000", SPAN).is_none());
+        assert!(PageCheck::of(b"global/pg_control", SPAN).is_none());
+        assert!(PageCheck::of(b"base/5/\xff", SPAN).is_none());
     }
 }

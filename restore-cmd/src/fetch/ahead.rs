@@ -90,7 +90,12 @@ async fn fill(branch: &Branch, spool: &Spool, filling: &Filling, following: Foll
             Some(done) = jobs.join_next() => {
                 let (name, there) = done?;
                 coming.remove(&name);
-                if !there? {
+                // What is here counts on, also while the store does not answer; the next request tries again.
+                let there = there.unwrap_or_else(|error| {
+                    tracing::debug!("cannot fetch {name} ahead: {error:#}");
+                    false
+                });
+                if !there {
                     end = Some(end.map_or(name, |end| end.min(name)));
                 }
             }

@@ -126,17 +126,20 @@ pub fn is_store_failure(error: &anyhow::Error) -> bool {
 pub async fn fetch(branch: &Branch, file: WalFile, following: Following, to: &Path) -> Result<Found> {
     match file {
         WalFile::Segment(name) => Segment::new(branch, name, following).fetch(to).await,
-        other => small(branch, other, to).await,
+        other => small(branch, other, following, to).await,
     }
 }
 
 /// History, partial and backup files. History files are given for any timeline: at the end of recovery the server
 /// looks for a number that is still free.
-async fn small(branch: &Branch, file: WalFile, to: &Path) -> Result<Found> {
+async fn small(branch: &Branch, file: WalFile, following: Following, to: &Path) -> Result<Found> {
     let mut found = branch.read_wal_file(file).await?;
     if let WalFile::History(timeline) = file {
-        // Two that differ in words only do not disagree; the error names those that do.
-        branch.read_history(timeline).await?;
+        // Beyond the timeline that recovery follows all that counts is whether the number is taken.
+        if !matches!(following, Following::Pinned(pinned) if timeline > pinned) {
+            // Two that differ in words only do not disagree; the error names those that do.
+            branch.read_history(timeline).await?;
+        }
         found.truncate(1);
     }
     if found.len() > 1 {

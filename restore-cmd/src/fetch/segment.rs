@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use proto::wal::padding::stamp;
-use proto::wal::{SegmentName, SegmentSize};
+use proto::wal::{SegmentName, SegmentSize, TimelineHistory, WalFile};
 use proto::{Lsn, TimelineId};
 use repository::Branch;
 use repository::catalogue::Lineage;
@@ -48,15 +48,14 @@ pub(super) async fn way(branch: &Branch, name: SegmentName, following: Following
     }
 }
 
-/// The lineage of the newest timeline that descends from `timeline`, and has WAL where it was forked: what a server
-/// promoted from it has written. Without that nobody could follow the history file.
+/// The lineage of the newest timeline that descends from `timeline`, if only by its history file: the server is given that
+/// file, too, and could not go over to the child once it has replayed the parent beyond the fork.
 async fn newest(branch: &Branch, timeline: TimelineId) -> Result<Option<Lineage>> {
     let timelines = branch.history_timelines().await?;
     for child in timelines.into_iter().rev().filter(|child| *child > timeline) {
         let Some(history) = branch.read_history(child).await? else { continue };
         let lineage = Lineage::from_history(&history);
-        let fork = SegmentName::at(child, lineage.last().from, branch.segment_size());
-        if lineage.share_of(timeline).is_some() && is_there(branch, fork).await? {
+        if lineage.share_of(timeline).is_some() {
             return Ok(Some(lineage));
         }
     }
@@ -170,10 +169,30 @@ impl<'a> Segment<'a> {
         {
             return Err(self.hole(part, &format!("timeline {} up to {newest}", self.name.timeline)));
         }
-        let Some(lineage) = lineage else { return Ok(()) };
+        let Some(lineage) = lineage else { return self.nobody_forked_later(end, part).await };
         for later in lineage.parts().iter().filter(|part| part.timeline > self.name.timeline) {
             if let Some(newest) = self.branch.newest_wal(later.timeline).await?.filter(|&lsn| lsn > end) {
                 return Err(self.hole(part, &format!("timeline {} up to {newest}", later.timeline)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A timeline that was forked at this segment's end or later is proof that the segment was there. Who follows a plan has
+    /// been told what there is, and chose to end here.
+    async fn nobody_forked_later(&self, end: Lsn, part: &str) -> Result<()> {
+        if self.following != Following::Asked {
+            return Ok(());
+        }
+        for child in
+            self.branch.history_timelines().await?.into_iter().filter(|child| *child > self.name.timeline)
+        {
+            for file in self.branch.read_wal_file(WalFile::History(child)).await? {
+                // One that is no history proves nothing.
+                let Ok(history) = TimelineHistory::parse(child, &file.content) else { continue };
+                if history.switch_from(self.name.timeline).is_some_and(|switch| switch >= end) {
+                    return Err(self.hole(part, &format!("timeline {child} was forked behind it")));
+                }
             }
         }
         Ok(())

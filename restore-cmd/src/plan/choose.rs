@@ -24,8 +24,21 @@ pub struct Choice {
     /// Up to where WAL is surely needed: the target where it is a position, the backup's end for an immediate one,
     /// otherwise all that there is.
     pub wal_needed: Lsn,
+    /// Up to where there is WAL of this lineage behind `wal_end`, out of reach: behind a hole, or of disputed content.
+    pub beyond: Option<Lsn>,
     /// For a time after which no transaction has ended: where the last record begins. Recovery ends there.
     pub last_record: Option<Lsn>,
+}
+
+/// What the WAL that can be reached tells of a target that is a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A transaction ended after it: recovery stops there.
+    Later,
+    /// None did. The last record begins here.
+    Nothing(Lsn),
+    /// Not all of it was looked into.
+    Unknown,
 }
 
 /// Why a restore cannot be planned. Each is a sentence and a hint.
@@ -65,7 +78,19 @@ pub fn choose(inventory: &Inventory, options: &Options) -> Result<Choice, Refusa
         RecoveryTarget::Immediate => backup.stop_lsn,
         _ => wal_end,
     };
-    Ok(Choice { backup: backup.clone(), lineage, wal_end, resumes, wal_needed, last_record: None })
+    let beyond = beyond(inventory, &lineage, wal_end);
+    Ok(Choice { backup: backup.clone(), lineage, wal_end, resumes, wal_needed, beyond, last_record: None })
+}
+
+/// Up to where there is WAL of the lineage behind `wal_end`: behind a hole, or of which nobody knows which content is right.
+fn beyond(inventory: &Inventory, lineage: &Lineage, wal_end: Lsn) -> Option<Lsn> {
+    let size = inventory.segment_size();
+    let disputed = lineage.parts().iter().flat_map(|part| {
+        let segments = inventory.wal.timelines.get(&part.timeline).into_iter().flat_map(|wal| &wal.segments);
+        let disputed = segments.filter(|(_, digests)| digests.len() > 1);
+        disputed.filter_map(move |(name, _)| Some(name.number(size).ok()?.end(size).min(part.to)))
+    });
+    disputed.chain(inventory.available(lineage).end()).max().filter(|end| *end > wal_end)
 }
 
 /// How far WAL goes without a hole from where the backup begins.
@@ -244,6 +269,9 @@ pub fn check_time(
     if target.instant() <= last {
         return Ok(());
     }
+    if let Some(beyond) = choice.beyond {
+        return behind_a_hole(choice, options, beyond);
+    }
     refuse(
         format!(
             "{} lies after the last WAL: backup {} can be restored from {} to {}, {}",
@@ -254,6 +282,43 @@ pub fn check_time(
             utc(last)
         ),
         "choose an earlier target, or leave it out to restore to the end of WAL",
+    )
+}
+
+/// Where recovery to a time ends if no transaction ended after it: with the last record, which is the same moment. But not
+/// where WAL goes on behind a hole, unless what lies before the hole was sent after the target: what is missing may hold the
+/// very transactions that were asked for.
+///
+/// # Errors
+/// Nobody knows whether the target lies before the hole.
+pub fn last_moment(
+    choice: &Choice,
+    options: &Options,
+    wal_end_time: Option<Timestamp>,
+    seen: Seen,
+) -> Result<Option<Lsn>, Refusal> {
+    let RecoveryTarget::Time(target) = &options.target else { return Ok(None) };
+    let sent_later = wal_end_time.is_some_and(|last| target.instant() <= last);
+    match (choice.beyond.filter(|_| !sent_later), seen) {
+        (_, Seen::Later) | (None, Seen::Unknown) => Ok(None),
+        (None, Seen::Nothing(record)) => Ok(Some(record)),
+        (Some(beyond), _) => behind_a_hole(choice, options, beyond),
+    }
+}
+
+fn behind_a_hole<T>(choice: &Choice, options: &Options, beyond: Lsn) -> Result<T, Refusal> {
+    refuse(
+        format!(
+            "WAL is missing at {}, and there is more of it up to {beyond}: {} may lie behind the hole",
+            choice.wal_end,
+            understood(&options.target)
+        ),
+        format!(
+            "backup {} can be restored from {} to {}; name a target in there, with --target-lsn or an earlier time",
+            choice.backup.label,
+            end_of(&choice.backup),
+            choice.wal_end
+        ),
     )
 }
 

@@ -181,6 +181,51 @@ fn a_hole_on_the_way_is_refused() {
     assert!(choose(&holed, &to(RecoveryTarget::Lsn(Lsn(0x6F0_0000)))).is_err());
 }
 
+/// What is missing may hold the transactions that were asked for.
+#[test]
+fn a_time_behind_a_hole_is_refused() {
+    let whole = holdings(&[backup(1, 2, 100)], &[(1, 2..5)], &[]);
+    let holed = holdings(&[backup(1, 2, 100)], &[(1, 2..5), (1, 6..9)], &[]);
+    let mut disputed = holdings(&[backup(1, 2, 100)], &[(1, 2..6)], &[]);
+    let name = SegmentName::new(timeline(1), SegmentNo(5), SIZE);
+    disputed
+        .wal
+        .timelines
+        .get_mut(&timeline(1))
+        .unwrap()
+        .segments
+        .get_mut(&name)
+        .unwrap()
+        .push(Digest::of(b"y"));
+    let disputed = Inventory::new(disputed.backups, disputed.wal, SIZE);
+    let options = to(time(500));
+    let record = Lsn(0x4F0_0000);
+    let moment = |inventory: &Inventory, end: Option<i64>, seen| {
+        let chosen = choose(inventory, &options).unwrap();
+        assert_eq!(chosen.wal_end, Lsn(0x500_0000));
+        check_time(&chosen, &options, end.map(at))
+            .and_then(|()| last_moment(&chosen, &options, end.map(at), seen))
+    };
+    for end in [None, Some(500)] {
+        assert_eq!(moment(&whole, end, Seen::Nothing(record)), Ok(Some(record)));
+        assert_eq!(moment(&whole, end, Seen::Later), Ok(None));
+        assert_eq!(moment(&whole, end, Seen::Unknown), Ok(None));
+    }
+    for inventory in [&holed, &disputed] {
+        for (end, seen) in [(None, Seen::Nothing(record)), (None, Seen::Unknown), (Some(499), Seen::Later)] {
+            let error = moment(inventory, end, seen).unwrap_err();
+            assert!(error.message.contains("missing at 0/5000000"), "{end:?} {seen:?}: {error}");
+        }
+        assert_eq!(moment(inventory, None, Seen::Later), Ok(None));
+        // What lies before the hole was sent later, so the moment is there.
+        assert_eq!(moment(inventory, Some(500), Seen::Unknown), Ok(None));
+        assert_eq!(moment(inventory, Some(500), Seen::Nothing(record)), Ok(Some(record)));
+    }
+    // The parent's WAL beyond the fork is no hole in the child's.
+    let forked = holdings(&[backup(1, 2, 100)], &[(1, 2..12), (2, 6..9)], &[(2, FORK)]);
+    assert_eq!(choose(&forked, &options).unwrap().beyond, None);
+}
+
 #[test]
 fn a_backup_that_cannot_be_read_is_not_one_that_is_not_there() {
     let broken = backup(1, 5, 200);

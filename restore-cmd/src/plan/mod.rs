@@ -24,7 +24,7 @@ use repository::catalogue::Lineage;
 use repository::manifest::{EXTERNAL_PREFIX, Entry, Manifest};
 use serde::Serialize;
 
-pub use choose::{Choice, Refusal, check_time, choose};
+pub use choose::{Choice, Refusal, Seen, check_time, choose, last_moment};
 pub use estimate::Estimate;
 pub use options::{Archive, Options, TargetAction, TimelineChoice};
 pub use room::{Place, check_room};
@@ -117,7 +117,8 @@ pub fn plan(
     fetch: &FetchCommand,
 ) -> Result<Plan, Refusal> {
     let head = &choice.backup;
-    let tablespaces = place(&head.tablespaces, &options.tablespaces, &options.pgdata)?;
+    let mut tablespaces = place(&head.tablespaces, &options.tablespaces, &options.pgdata)?;
+    tablespaces::name_folders(&mut tablespaces, manifest);
     let (mut files, mut directories, mut size_bytes, mut read_bytes) = (0, 0, 0, 0);
     let mut packs = vec![false; manifest.packs.len()];
     for entry in &manifest.entries {

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use repository::manifest::Tablespace;
+use repository::manifest::{Manifest, Tablespace};
 use serde::Serialize;
 
 use super::choose::Refusal;
@@ -21,6 +21,9 @@ pub struct TablespaceMove {
     pub to: PathBuf,
     /// A folder in `pg_tblspc` rather than a link.
     pub in_place: bool,
+    /// The one folder in it that is the backup's, such as `PG_15_202209061`: servers of other versions may have theirs
+    /// beside it. `None` if the backup has nothing there.
+    pub folder: Option<String>,
 }
 
 /// Decides for each tablespace.
@@ -40,7 +43,7 @@ pub fn place(
         let in_place = !from.is_absolute();
         let asked = moves.iter().find(|(old, _)| *old == from).map(|(_, new)| new.clone());
         let to = asked.unwrap_or_else(|| from.clone());
-        placed.push(TablespaceMove { oid: tablespace.oid, from, to, in_place });
+        placed.push(TablespaceMove { oid: tablespace.oid, from, to, in_place, folder: None });
     }
     if let Some((old, _)) = moves.iter().find(|(old, _)| placed.iter().all(|space| space.from != *old)) {
         let known: Vec<_> = placed.iter().map(|space| space.from.display().to_string()).collect();
@@ -69,6 +72,23 @@ pub fn place(
         }
     }
     Ok(placed)
+}
+
+/// Looks up in the backup's files which folder of each tablespace is its own.
+pub(super) fn name_folders(placed: &mut [TablespaceMove], manifest: &Manifest) {
+    for entry in &manifest.entries {
+        let mut parts = entry.path().parts().map(std::str::from_utf8);
+        let (Some(Ok("pg_tblspc")), Some(Ok(oid)), Some(Ok(folder))) =
+            (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
+        if let Some(space) =
+            placed.iter_mut().find(|space| space.folder.is_none() && oid.parse() == Ok(space.oid))
+        {
+            space.folder = Some(folder.to_owned());
+        }
+    }
 }
 
 /// The content of `tablespace_map`: a line for each link that the server makes when it starts.
