@@ -112,7 +112,7 @@ impl Restless {
         self.sql(&format!(
             "TRUNCATE {FLEETING};
              INSERT INTO {FLEETING} SELECT n, md5(random()::text) || md5(random()::text) || md5(random()::text)
-             FROM generate_series(1, 50000) n"
+             FROM generate_series(1, 100000) n"
         ))
     }
 

@@ -87,17 +87,18 @@ impl Story {
         let kept: Vec<String> = self.agent.labels()?;
         self.restless.change()?;
         let content = self.restless.server.digest_all()?;
-        let (arguments, whole) = match self.random.random_range(0..5) {
-            0 => (&["backup", "--full"][..], self.backup),
-            1 => (&["backup"][..], self.backup),
+        let (arguments, whole, reach) = match self.random.random_range(0..5) {
+            0 => (&["backup", "--full"][..], self.backup, 1.1),
+            1 => (&["backup"][..], self.backup, 1.1),
             _ => {
                 // So that there is something to write anew.
                 self.agent.walkeep(&["backup"])?.ok()?;
                 self.note(&content)?;
-                (&["expire"][..], self.expire)
+                // It takes longer where packs are written anew than when it was measured.
+                (&["expire"][..], self.expire, 5.0)
             }
         };
-        let part = self.random.random_range(0.0..1.1);
+        let part = self.random.random_range(0.0..reach);
         let mut process = self.agent.spawn("walkeep", arguments)?;
         std::thread::sleep(whole.mul_f64(part));
         let _ = process.kill();
