@@ -1,7 +1,7 @@
 //! A copy of the cluster beside the original: restored into a scratch directory, started on a private Unix socket, used,
 //! and removed. For drills and exports.
 //!
-//! What keeps the original safe from its copy: the copy has [settings of its own](settings), does not archive, replicate,
+//! What keeps the original safe from its copy: the copy has settings of its own, does not archive, replicate,
 //! subscribe or listen on the network, and all its tablespaces lie in the scratch directory.
 
 mod account;

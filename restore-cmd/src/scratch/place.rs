@@ -73,10 +73,12 @@ impl Scratch {
             )
         })?;
         let cannot = || format!("cannot prepare {}", folder.display());
-        let lock = File::create(folder.join("lock")).with_context(cannot)?;
+        // Whoever sees it under its name sees it locked.
+        let lock = File::create(folder.join("lock.new")).with_context(cannot)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(io::Error::from)
             .with_context(cannot)?;
+        fs::rename(folder.join("lock.new"), folder.join("lock")).with_context(cannot)?;
         for name in ["socket", "tablespaces"] {
             DirBuilder::new().mode(0o700).create(folder.join(name)).with_context(cannot)?;
         }
