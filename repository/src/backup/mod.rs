@@ -5,6 +5,7 @@
 //! backup/<label>/alive-<time>             it is still running
 //! backup/<label>/server-manifest          the server's own backup_manifest
 //! backup/<label>/manifest-<generation>    it is complete; the highest generation counts
+//! backup/<label>/names                    which relations there were
 //! backup/<label>/keep-<time>              it is to be kept, whatever retention says; the newest counts
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod commit;
 mod label;
+mod names;
 mod running;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +24,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 pub use label::{BackupKind, BackupLabel, LabelError};
+pub use names::{NameRecord, NamesWriter, RelationName};
 pub use running::{Intent, SILENCE, Unfinished};
 
 use crate::branch::off_thread;
@@ -65,6 +68,7 @@ pub(crate) enum Member {
     ServerManifest,
     Manifest { generation: u32 },
     Keep,
+    Names,
     Stray,
 }
 
@@ -76,6 +80,7 @@ impl Member {
         };
         match name.split_once('-') {
             None if name == "intent" => Self::Intent,
+            None if name == names::NAMES => Self::Names,
             Some(("alive", _)) => Self::Alive,
             Some(("keep", _)) => Self::Keep,
             Some(("server", "manifest")) => Self::ServerManifest,
