@@ -7,6 +7,7 @@ mod archive_cmd;
 mod commits;
 mod delay;
 mod fetch;
+mod find;
 mod full_backup;
 mod incremental;
 mod pgbackrest;
@@ -26,7 +27,7 @@ use report::Report;
 
 type Bench = (&'static str, &'static str, fn() -> Result<Report>);
 
-const BENCHES: [Bench; 10] = [
+const BENCHES: [Bench; 11] = [
     (
         "archive-cmd",
         "a segment that the agent holds, against cat and cp; start-up, against true",
@@ -47,6 +48,7 @@ const BENCHES: [Bench; 10] = [
     ("throughput", "WAL under a bulk COPY, against pg_receivewal", throughput::run),
     ("memory", "of the agent while it streams, segments of 16 MiB and 1 GiB", throughput::memory),
     ("fetch", "restore-cmd fetch against cp", fetch::run),
+    ("find", "all WAL of a repository, against pg_waldump --stats", find::run),
     ("tail", "a flush on a file repository: a new object, against a record appended", tail::run),
     ("pgbackrest", "backup, restore and archive_command against Debian's pgBackRest", pgbackrest::run),
 ];
