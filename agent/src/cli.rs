@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use restore::program::{self, GlobalArgs};
 
-use crate::commands::{backup, check, expire, init, keep, list, push, run, status, verify};
+use crate::commands::{backup, check, expire, find, init, keep, list, push, run, status, verify};
 
 /// WAL archiving, streaming and base backup for PostgreSQL.
 #[derive(Debug, Parser)]
@@ -37,6 +37,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Re-read the repository: is everything there, and is it what was written?
     Verify(verify::VerifyArgs),
+    /// Where in WAL did it happen: drops, truncates, large deletes, and the line to go back to before them
+    Find(find::FindArgs),
     /// Ship one WAL file without a running agent
     Push(push::PushArgs),
 }
@@ -65,6 +67,7 @@ impl Cli {
                 Verb::Status(args) => Box::pin(status::run(&global, args)).await,
                 Verb::Check(args) => Box::pin(check::run(&global, args)).await,
                 Verb::Verify(args) => Box::pin(verify::run(&global, args)).await,
+                Verb::Find(args) => Box::pin(find::run(&global, args)).await,
                 Verb::Push(args) => Box::pin(push::run(&global, args)).await,
             }
         });

@@ -9,6 +9,7 @@ pub mod backup;
 pub mod check;
 pub mod cli;
 pub mod commands;
+pub mod find;
 pub mod finding;
 pub mod server;
 mod stop;

@@ -136,8 +136,10 @@ impl Branch {
     }
 
     async fn read_run(&self, epoch: Epoch, run: &[FragmentName]) -> Result<Tail> {
-        let mut contents = stream::iter(run)
-            .map(async |fragment| Ok::<_, Error>((fragment, self.read_fragment_at(fragment).await?)))
+        let mut contents = stream::iter(run.iter().copied())
+            .map(
+                |fragment| async move { Ok::<_, Error>((fragment, self.read_fragment_at(&fragment).await?)) },
+            )
             .buffered(IN_FLIGHT);
         let mut bytes = BytesMut::new();
         let mut server_time = None;
