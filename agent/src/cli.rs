@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use restore::program::{self, GlobalArgs};
 
-use crate::commands::{backup, check, drill, expire, init, keep, list, push, run, status, verify};
+use crate::commands::{backup, check, drill, expire, find, init, keep, list, push, run, status, verify};
 
 /// WAL archiving, streaming and base backup for PostgreSQL.
 #[derive(Debug, Parser)]
@@ -39,6 +39,8 @@ enum Verb {
     Verify(verify::VerifyArgs),
     /// Restore for real into a scratch directory, start PostgreSQL on it, prove it, record the proof
     Drill(Box<drill::DrillArgs>),
+    /// Where in WAL did it happen: drops, truncates, large deletes, and the line to go back to before them
+    Find(find::FindArgs),
     /// Ship one WAL file without a running agent
     Push(push::PushArgs),
 }
@@ -68,6 +70,7 @@ impl Cli {
                 Verb::Check(args) => Box::pin(check::run(&global, args)).await,
                 Verb::Verify(args) => Box::pin(verify::run(&global, args)).await,
                 Verb::Drill(args) => Box::pin(drill::run(&global, *args)).await,
+                Verb::Find(args) => Box::pin(find::run(&global, args)).await,
                 Verb::Push(args) => Box::pin(push::run(&global, args)).await,
             }
         });

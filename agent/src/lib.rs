@@ -10,6 +10,7 @@ pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod drill;
+pub mod find;
 pub mod finding;
 pub mod server;
 mod stop;

@@ -7,6 +7,7 @@ mod archive_cmd;
 mod commits;
 mod delay;
 mod fetch;
+mod find;
 mod full_backup;
 mod incremental;
 mod manifest;
@@ -27,7 +28,7 @@ use report::Report;
 
 type Bench = (&'static str, &'static str, fn() -> Result<Report>);
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 12] = [
     (
         "archive-cmd",
         "a segment that the agent holds, against cat and cp; start-up, against true",
@@ -50,6 +51,7 @@ const BENCHES: [Bench; 11] = [
     ("memory", "of the agent while it streams, segments of 16 MiB and 1 GiB", throughput::memory),
     ("fetch", "restore-cmd fetch against cp", fetch::run),
     ("tail", "a flush in a directory: a record in a journal, against other ways", tail::run),
+    ("find", "all WAL of a repository, against pg_waldump --stats", find::run),
     ("pgbackrest", "backup, restore and archive_command against Debian's pgBackRest", pgbackrest::run),
 ];
 

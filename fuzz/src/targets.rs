@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use proto::backup_label::BackupLabelFile;
 use proto::backup_manifest::BackupManifest;
+use proto::client::{
+    BackupMessage, BaseBackupOptions, Replication, ServerVersion, SlotLifetime, Start, WalMessage,
+};
 use proto::config::{ClusterName, Config, SlotName};
 use proto::conninfo::{ConnInfo, Env, FileError};
 use proto::control::ControlFile;
@@ -21,6 +24,7 @@ use proto::wal::page::{LongHeader, PAGE_SIZE, PageHeader};
 use proto::wal::record::{Record, Records, Rmgr, catalogue, heap, storage, transaction, xlog};
 use proto::wal::{SegmentName, TimelineHistory, WalError, WalFile};
 use proto::{Digest, Lsn, SystemId, TimelineId};
+use tokio::io::AsyncWriteExt as _;
 use zeroize::Zeroizing;
 
 /// One target: whatever the bytes, it returns.
@@ -38,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("history", history),
     ("incremental_header", incremental_header),
     ("names", names),
+    ("session", session),
     ("socket", socket),
     ("wal_record", wal_record),
     ("wal_segment", wal_segment),
@@ -187,6 +192,48 @@ pub fn names(data: &[u8]) {
         assert_eq!(TimelineId::from_hex(&timeline.hex()), Some(timeline));
     }
     let _ = text.parse::<SystemId>();
+}
+
+/// What the server says before CopyData, after each command of ours; both dialects.
+pub fn session(data: &[u8]) {
+    let Some((&command, said)) = data.split_first() else { return };
+    // Nothing in a session sets a time limit, and nothing here needs one: the server hangs up behind its last byte.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        let (ours, mut server) = tokio::io::duplex(said.len() + (64 << 10));
+        server.write_all(said).await.expect("there is room");
+        server.shutdown().await.expect("a pipe can be closed");
+        let version = ServerVersion(if command & 0x80 == 0 { 130_018 } else { 180_001 });
+        let mut session = Replication::on(ours, "fuzz", version);
+        let slot: SlotName = "walkeep".parse().expect("a slot's name");
+        match command & 0x0F {
+            0 => drop(session.identify_system().await),
+            1 => drop(session.segment_size().await),
+            2 => drop(session.read_slot(&slot).await),
+            3 => drop(session.create_slot(&slot, SlotLifetime::Permanent).await),
+            4 => drop(session.drop_slot(&slot).await),
+            5 => drop(session.timeline_history(TimelineId::FIRST).await),
+            6 => {
+                if let Ok(mut stream) = session.base_backup(&BaseBackupOptions::default()).await {
+                    while let Ok(message) = stream.next().await {
+                        if matches!(message, BackupMessage::End { .. }) {
+                            break;
+                        }
+                    }
+                }
+            }
+            _ => {
+                if let Ok(Start::Streaming(mut stream)) =
+                    session.start_replication(None, Lsn(0x100_0000), TimelineId::FIRST).await
+                {
+                    while let Ok(WalMessage::Data { .. } | WalMessage::Keepalive { .. }) = stream.next().await
+                    {
+                    }
+                }
+            }
+        }
+        drop(server);
+    });
 }
 
 /// What archive-cmd and the agent say to each other.

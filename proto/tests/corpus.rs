@@ -26,6 +26,10 @@ fn every_input_of_the_corpus_does_no_harm() {
         assert!(count > 0, "{name} has no inputs");
         run(&[]);
     }
-    let folders = fs::read_dir(&corpus).unwrap().count();
-    assert_eq!(folders, targets::TARGETS.len(), "a folder without a target");
+    // Those of the other crates are replayed in `agent/tests/corpus.rs`.
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/fuzz_targets");
+    for folder in fs::read_dir(&corpus).unwrap() {
+        let program = programs.join(folder.unwrap().file_name()).with_extension("rs");
+        assert!(program.exists(), "{} is not there: a folder without a target", program.display());
+    }
 }

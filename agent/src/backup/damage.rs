@@ -59,8 +59,7 @@ pub async fn confirm(
         unnamed += all - blocks.len() as u64;
         // Nor does the server look at pages that claim to be so new: only their checksum counts.
         if rereads {
-            blocks =
-                still_damaged(sql, &file.path, blocks, |page, number| page::check_sum(page, number)).await;
+            blocks = still_damaged(sql, &file.path, blocks, page::check_sum).await;
         }
         if !acquitted {
             unnamed += file.suspects.count - file.suspects.blocks.len() as u64;

@@ -30,6 +30,7 @@ use super::compare::compare;
 use super::damage::{self, Judge};
 use super::external::{self, ExternalFile};
 use super::facts::Sql;
+use super::names;
 use super::native::Limits;
 use super::parent::Parent;
 use super::plan::{Plan, WalPlan};
@@ -110,6 +111,7 @@ pub async fn execute(
         progress.clone(),
     );
     progress.step("");
+    let mut names = AbortOnDrop(tokio::spawn(names::keep(plan.info.clone(), branch.clone(), label.clone())));
     let mut received = tokio::select! {
         received = receive(plan, label, base, stream, start, progress) => received?,
         error = wal.failed() => return Err(error),
@@ -133,6 +135,8 @@ pub async fn execute(
         .put_server_manifest(label, Bytes::from(received.server_manifest))
         .await
         .context("cannot store the server's manifest")?;
+    // Stored beside what is to be the manifest, or given up with a warning: no restore needs them.
+    (&mut names.0).await.context("the names of relations were not kept")?;
     let control = control(&collected)?;
     let label_file = BackupLabelFile::parse(&collected.backup_label)?;
     anyhow::ensure!(

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod check;
 pub mod drill;
 pub mod expire;
+pub mod find;
 pub mod init;
 pub mod keep;
 pub mod list;

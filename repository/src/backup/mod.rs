@@ -5,6 +5,7 @@
 //! backup/<label>/alive-<time>             it is still running
 //! backup/<label>/server-manifest          the server's own backup_manifest
 //! backup/<label>/manifest-<generation>    it is complete; the highest generation counts
+//! backup/<label>/names                    which relations there were
 //! backup/<label>/keep-<time>              it is to be kept, whatever retention says; the newest counts
 //! ```
 //!
@@ -14,6 +15,7 @@
 mod commit;
 mod generation;
 mod label;
+mod names;
 mod running;
 mod streamed;
 
@@ -25,6 +27,7 @@ use jiff::Timestamp;
 
 pub use generation::Generation;
 pub use label::{BackupKind, BackupLabel, LabelError};
+pub use names::{NameRecord, NamesWriter, RelationName};
 pub use running::{Intent, SILENCE, Unfinished};
 pub use streamed::IndexedManifest;
 
@@ -67,6 +70,7 @@ pub(crate) enum Member {
     ServerManifest,
     Manifest { generation: Generation },
     Keep,
+    Names,
     Stray,
 }
 
@@ -74,6 +78,7 @@ impl Member {
     fn parse(name: &str) -> Self {
         match name.split_once('-') {
             None if name == "intent" => Self::Intent,
+            None if name == names::NAMES => Self::Names,
             Some(("alive", _)) => Self::Alive,
             Some(("keep", _)) => Self::Keep,
             Some(("server", "manifest")) => Self::ServerManifest,

@@ -8,6 +8,7 @@ mod coverage;
 mod inventory;
 mod lineage;
 mod load;
+mod read;
 
 pub use coverage::Coverage;
 pub use inventory::{BackupSummary, BrokenHistory, Gap, Inventory, Listing, UnreadableBackup, Window};

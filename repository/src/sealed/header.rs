@@ -39,6 +39,8 @@ pub enum Kind {
     Manifest,
     /// The server's own `backup_manifest`.
     ServerManifest,
+    /// Which relations there were when a backup was taken.
+    Names,
     /// Digests of the blocks of some files, for comparison by content.
     BlockDigests,
     /// Frames of a backup's files.
@@ -62,6 +64,7 @@ impl Kind {
             | Self::Alive
             | Self::Manifest
             | Self::ServerManifest
+            | Self::Names
             | Self::BlockDigests
             | Self::BackupHistory
             | Self::Drill
