@@ -63,7 +63,8 @@ async fn session(answers: bool) -> Session {
         panic!("it streams");
     };
     let flush = Flush::Every(Duration::from_secs(1));
-    let tail = Tail::new(TailStart { timeline, segment_size, start, flush, known: Vec::new(), journals: false });
+    let tail =
+        Tail::new(TailStart { timeline, segment_size, start, flush, known: Vec::new(), journals: false });
     let (known, state) = (KnownSegments::default(), StreamState::default());
     let sink = Sink::new(branch, epoch, known.clone(), state.clone());
     let limits = Limits { segment_size, shutdown_grace: Duration::from_secs(60), report_floor: start };
