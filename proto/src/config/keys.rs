@@ -73,3 +73,49 @@ pub(super) fn nearest(section: &str, key: &str) -> Option<String> {
     });
     here.chain(elsewhere).min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn of_the_project(path: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    #[test]
+    fn every_key_is_in_the_manual() {
+        let manual = of_the_project("docs/configuration.md");
+        for key in KEYS {
+            let (section, name) =
+                key.rsplit_once('.').map_or(("## Top level".to_owned(), *key), |(section, name)| {
+                    (format!("## `[{section}]`"), name)
+                });
+            let (_, rest) = manual.split_once(&section).unwrap_or_else(|| panic!("there is no {section}"));
+            let text = rest.split("\n## ").next().unwrap_or_default();
+            assert!(
+                text.contains(&format!("\n| `{name}` |")),
+                "docs/configuration.md does not tell of {key}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_fuzzer_begins_with_every_key() {
+        let text = of_the_project("fuzz/corpus/config/every-key");
+        crate::config::Config::parse(&text).expect("it is a configuration");
+        // `full` excludes `window`.
+        for key in KEYS.iter().filter(|key| **key != "retention.full") {
+            let (section, name) = key.rsplit_once('.').unwrap_or(("", *key));
+            let there = match section {
+                "" => text.contains(&format!("\n{name} ")),
+                _ => text.split_once(&format!("[{section}]")).is_some_and(|(_, rest)| {
+                    rest.split("\n[").next().unwrap_or_default().contains(&format!("\n{name} = "))
+                }),
+            };
+            assert!(there, "{key} is missing");
+        }
+    }
+}
