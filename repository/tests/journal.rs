@@ -54,7 +54,7 @@ async fn a_journal_is_read_while_it_is_written() {
             while !done.load(Ordering::Relaxed) {
                 let tail = runtime.block_on(branch.read_tail(SEGMENT)).unwrap().unwrap();
                 assert!(tail.valid >= before && tail.bytes == wal().slice(..tail.valid as usize));
-                assert!(tail.valid % 400 == 0, "{} is in the middle of a record", tail.valid);
+                assert!(tail.valid.is_multiple_of(400), "{} is in the middle of a record", tail.valid);
                 (before, reads) = (tail.valid, reads + 1);
             }
             reads
