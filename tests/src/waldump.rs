@@ -9,7 +9,7 @@ use proto::wal::record::{Fork, Record};
 
 use crate::{Account, Installation, Output, skip};
 
-/// What `pg_waldump` says of every record of the segments from `first` to `last`, one line each, as [`line`] writes
+/// What `pg_waldump` says of every record of the segments from `first` to `last`, one line each, as [`line()`] writes
 /// it; none, and a loud skip, where that version has no `pg_waldump` here.
 pub fn waldump(
     installation: &Installation,

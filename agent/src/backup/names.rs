@@ -24,7 +24,7 @@ const RELATIONS: &str = "SELECT c.oid, coalesce(pg_relation_filenode(c.oid), 0),
 /// Nobody waits for us, and we wait for nobody: a catalogue that is being rewritten is left out.
 const SESSION: &str = "SET statement_timeout = '600s'; SET lock_timeout = '10s'; BEGIN READ ONLY";
 
-/// [`store`], where a failure is a warning: a backup is complete without names.
+/// Stores the names, where a failure is a warning: a backup is complete without names.
 pub async fn keep(info: ConnInfo, branch: Branch, label: BackupLabel) {
     if let Err(error) = store(&info, &branch, &label).await {
         tracing::warn!(

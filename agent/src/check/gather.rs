@@ -103,6 +103,14 @@ fn failed(error: &anyhow::Error) -> Failed {
     Failed { message, hint }
 }
 
+/// What is the matter with the cluster's part of a repository that is there. Where nothing was begun yet the fix is the plain
+/// command: that the repository itself answers was seen before.
+fn unbegun(error: repository::Error) -> Failed {
+    let begun = !matches!(error, repository::Error::NotBegun { .. });
+    let told = failed(&error.into());
+    Failed { hint: if begun { told.hint } else { String::new() }, ..told }
+}
+
 async fn replication(info: &ConnInfo) -> anyhow::Result<(SystemIdentity, SegmentSize)> {
     let mut session: Replication = Box::pin(crate::commands::connect(info)).await?;
     let identity = session.identify_system().await?;
@@ -312,12 +320,12 @@ async fn repository(
     let branch = match repository.branch(&cluster, identity.system_id).await {
         Ok(branch) => branch,
         Err(error) => {
-            stored.cluster = Some(Err(failed(&error.into())));
+            stored.cluster = Some(Err(unbegun(error)));
             return Ok((stored, None));
         }
     };
     let found = cluster_of(&branch, &identity).await;
-    stored.cluster = Some(found.map_err(|error| failed(&error.into())));
+    stored.cluster = Some(found.map_err(unbegun));
     Ok((stored, Some(branch)))
 }
 
