@@ -129,7 +129,6 @@ fn window(days: u32) -> Option<Retention> {
     Some(Retention::Window(DAY * days))
 }
 
-/// LESSONS 38
 #[tokio::test]
 async fn what_is_beyond_the_window_is_condemned_and_goes_a_grace_period_later() {
     let world = World::aged(5).await;

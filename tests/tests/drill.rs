@@ -173,7 +173,6 @@ fn a_drill_passes_and_harms_nothing(major: u32, store: StoreKind) -> Result<()> 
     Ok(())
 }
 
-/// LESSONS 35, 40a
 #[test]
 fn pg15_file() -> Result<()> {
     a_drill_passes_and_harms_nothing(15, StoreKind::File)

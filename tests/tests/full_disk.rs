@@ -48,7 +48,6 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// LESSONS 39
 #[test]
 fn a_restore_that_does_not_fit_is_refused_before_it_begins() -> Result<()> {
     let Some(installation) = Installation::any_or_skip() else { return Ok(()) };

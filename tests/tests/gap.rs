@@ -87,7 +87,6 @@ fn gap(major: u32, store: StoreKind, backup_after_gap: bool) -> Result<()> {
     Ok(())
 }
 
-/// LESSONS 40
 #[test]
 fn told_and_healed_by_hand_pg13() -> Result<()> {
     gap(13, StoreKind::File, false).context("PostgreSQL 13")

@@ -110,7 +110,6 @@ fn killed_at_any_point(store: StoreKind) -> Result<()> {
     Ok(())
 }
 
-/// LESSONS 32
 #[test]
 fn killed_at_any_point_file() -> Result<()> {
     killed_at_any_point(StoreKind::File)

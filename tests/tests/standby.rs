@@ -1,6 +1,4 @@
 //! Backups that are read from a standby: restored and compared, and what is refused is refused with a sentence.
-//!
-//! FACTS 7, 9.4, 9.23, 9.26; LESSONS 25.
 
 use std::process::Child;
 use std::time::{Duration, Instant};

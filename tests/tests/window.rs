@@ -136,7 +136,6 @@ fn the_window_is_true(major: u32, store: StoreKind, seed: u64, moments: u32) -> 
     Ok(())
 }
 
-/// LESSONS 33, 37
 #[test]
 fn pg15_file() -> Result<()> {
     the_window_is_true(15, StoreKind::File, 15, 2)

@@ -170,7 +170,6 @@ fn a_backup_beyond_the_fork_does_not_lead_to_the_child() {
     assert!(choose(&forked, &child).unwrap_err().message.contains("does not come from there"));
 }
 
-/// LESSONS 33
 #[test]
 fn a_hole_on_the_way_is_refused() {
     let holed = holdings(&[backup(1, 2, 100)], &[(1, 2..5), (1, 6..9)], &[]);

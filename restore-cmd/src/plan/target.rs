@@ -208,7 +208,6 @@ mod tests {
         }
     }
 
-    /// LESSONS 34
     #[test]
     fn without_an_offset_it_is_local_time_and_says_so() {
         let time = TargetTime::parse("2026-07-01 12:00:00.25", &berlin()).unwrap();
