@@ -130,6 +130,10 @@ fn stopped_during_backup(store: StoreKind) -> Result<()> {
 
 /// A backup that cannot go on, since the server's checkpointer is frozen.
 fn begun_and_held(server: &Postgres, agent: &Agent) -> Result<Child> {
+    // The server goes on for a while with a backup whose client is gone: that one must not be taken for this one.
+    wait_for("the server has let go of the backups before", PATIENCE, || {
+        Ok((server.sql("SELECT count(*) FROM pg_stat_progress_basebackup")? == "0").then_some(()))
+    })?;
     kill_process(server.process_of("checkpointer")?, Signal::STOP)?;
     let backup = agent.spawn("walkeep", &["backup", "--full"])?;
     wait_for("the backup waits for a checkpoint", PATIENCE, || {
