@@ -17,10 +17,14 @@ use super::list::BackupLine;
 use crate::archive::{Archive, KnownSegments};
 use crate::backoff::Backoff;
 use crate::drill::LastDrills;
+use crate::notify::{Event, EventKind, Events, Notifier, watch_agent};
 use crate::schedule::{Keeper, Runner, Schedule};
 use crate::server::{AgentState, BackupSource, Listener, serve};
 use crate::stop::stopped;
 use crate::stream::{PostgreSql, StreamOptions, follow};
+
+/// How long the agent waits at its end for those who are to be told of events.
+const LAST_NEWS: Duration = Duration::from_secs(5);
 
 /// The arguments of `walkeep run`.
 #[derive(Debug, Args)]
@@ -45,9 +49,16 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let state = AgentState::new(cluster.clone(), Arc::new(newest));
     let archive = Archive::new(repository.clone(), cluster.clone(), known.clone());
 
+    let (_exchange_notify, notify) = watch::channel(config.notify.clone());
+    let (events, notifier) = Notifier::new(cluster.clone(), notify.clone());
+    let notifier = tokio::spawn(notifier.run());
+    let (stream, archived, streams) = (state.stream.clone(), state.archive.clone(), config.stream.enabled);
+    let watcher = tokio::spawn(watch_agent(stream, archived, streams, notify, events.clone()));
+
     let gaps = Arc::new(Notify::new());
     if config.stream.backup_after_gap {
-        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), backups.clone(), stop.clone()));
+        let events = events.clone();
+        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), backups.clone(), events, stop.clone()));
     }
     let stream = if config.stream.enabled {
         let options = StreamOptions {
@@ -76,6 +87,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
         state: state.schedule.clone(),
         stream: config.stream.enabled.then(|| state.stream.clone()),
         backups,
+        events,
     };
     let keeper = tokio::spawn(keeper.keep(stop.clone()));
     let socket = listener.path().display().to_string();
@@ -93,6 +105,9 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
         async { keeper.await.context("the schedule's keeper has a defect") },
         streaming
     )?;
+    // What was told last goes out, if it can be done in a moment.
+    watcher.abort();
+    let _ = tokio::time::timeout(LAST_NEWS, notifier).await;
     info!(%cluster, "stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -147,6 +162,7 @@ async fn backups_after_gaps(
     global: GlobalArgs,
     gaps: Arc<Notify>,
     backups: Arc<Mutex<()>>,
+    events: Events,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
@@ -166,10 +182,14 @@ async fn backups_after_gaps(
             match taken {
                 Ok(label) => {
                     info!(%label, "the backup after the gap is complete");
+                    events.tell(Event::now(EventKind::BackupDone, format!("{label}, after a gap")));
                     due = false;
                     backoff.reset();
                 }
-                Err(error) => warn!("the backup after the gap has failed, and is tried again: {error:#}"),
+                Err(error) => {
+                    warn!("the backup after the gap has failed, and is tried again: {error:#}");
+                    events.tell(Event::now(EventKind::BackupFailed, format!("after a gap: {error:#}")));
+                }
             }
         }
         let pause = async {

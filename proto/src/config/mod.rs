@@ -8,6 +8,7 @@ mod backup;
 mod error;
 mod keys;
 mod names;
+mod notify;
 mod read;
 mod schedule;
 mod values;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use backup::{BackupConfig, ReadRate, TakeFrom, UploadRate};
 pub use error::ConfigError;
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
+pub use notify::NotifyConfig;
 pub use schedule::ScheduleConfig;
 
 /// Where the file is looked for when nothing names one.
@@ -58,6 +60,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// `[schedule]`
     pub schedule: ScheduleConfig,
+    /// `[notify]`
+    pub notify: NotifyConfig,
     /// `[drill]`
     pub drill: DrillConfig,
     /// `[http]`
@@ -278,7 +282,7 @@ impl Config {
     }
 }
 
-/// `postgres` may hold a password: it is left out.
+/// `postgres` and `notify.webhook` may hold a secret: they are left out.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -293,6 +297,7 @@ impl fmt::Debug for Config {
             .field("encryption", &self.encryption)
             .field("retention", &self.retention)
             .field("schedule", &self.schedule)
+            .field("notify.command", &self.notify.command)
             .field("drill", &self.drill)
             .field("http", &self.http)
             .finish()
