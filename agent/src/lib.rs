@@ -15,5 +15,6 @@ pub mod finding;
 pub mod notify;
 pub mod schedule;
 pub mod server;
+pub mod service;
 mod stop;
 pub mod stream;

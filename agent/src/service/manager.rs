@@ -13,6 +13,9 @@ use crate::stream::{StreamPhase, StreamState, StreamStatus};
 /// Between looks, without a watchdog.
 const PACE: Duration = Duration::from_secs(5);
 
+/// Longer than any wait between two tries.
+const MORE_TIME: Duration = Duration::from_secs(300);
+
 /// A stream that has neither received, nor failed, nor begun anew for so long has a defect: an idle server gives a sign of life
 /// every ten seconds, and what does not answer is given up in less than a minute.
 const STALE: Duration = Duration::from_secs(15 * 60);
@@ -37,9 +40,18 @@ impl Manager {
         }
     }
 
+    /// The agent cannot begin before something answers: it is to be given the time.
+    pub fn waiting(&self, why: &str) {
+        let more = u32::try_from(MORE_TIME.as_micros()).unwrap_or(u32::MAX);
+        self.say(&[NotifyState::Status(why), NotifyState::ExtendTimeoutUsec(more)]);
+    }
+
     /// The agent is ending, and finishes what is in flight.
     pub fn stopping(&self) {
-        self.say(&[NotifyState::Stopping, NotifyState::Status("stopping: what was received is stored first")]);
+        self.say(&[
+            NotifyState::Stopping,
+            NotifyState::Status("stopping: what was received is stored first"),
+        ]);
     }
 
     fn say(&self, states: &[NotifyState<'_>]) {
@@ -64,12 +76,16 @@ pub async fn pulse(manager: &Manager, stream: Option<StreamState>, schedule: Sch
             manager.say(&[NotifyState::Status(&line)]);
             last = line;
         }
-        let is_alive = stream.as_ref().is_none_or(|stream| moves(stream.quiet_for(), stream.waits_for_slot()));
+        let is_alive =
+            stream.as_ref().is_none_or(|stream| moves(stream.quiet_for(), stream.waits_for_slot()));
         if is_alive {
             manager.say(&[NotifyState::Watchdog]);
         }
         match (was_alive, is_alive) {
-            (true, false) => error!("the stream has not moved for {} s: the service manager is told no more that the agent is alive", STALE.as_secs()),
+            (true, false) => error!(
+                "the stream has not moved for {} s: the service manager is told no more that the agent is alive",
+                STALE.as_secs()
+            ),
             (false, true) => info!("the stream moves again"),
             _ => {}
         }
@@ -119,7 +135,10 @@ mod tests {
         let mut status = StreamStatus { state: StreamPhase::Streaming, ..StreamStatus::default() };
         status.timeline = proto::TimelineId::new(3);
         status.lag_bytes = Some(5 << 20);
-        assert_eq!(line(Some(&status), Some("full")), "streaming timeline 3, 5 MiB behind; job full is running");
+        assert_eq!(
+            line(Some(&status), Some("full")),
+            "streaming timeline 3, 5 MiB behind; job full is running"
+        );
         assert_eq!(line(None, None), "serving archive_command");
     }
 

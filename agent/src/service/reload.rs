@@ -22,6 +22,7 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
         ("stream.flush_interval", old.stream.flush_interval != new.stream.flush_interval),
         ("schedule", old.schedule != new.schedule),
         ("notify", old.notify != new.notify),
+        ("log", old.log != new.log),
         // Those of the jobs: each is a process that reads the file itself.
         ("retention", old.retention != new.retention),
         ("backup", old.backup != new.backup),
@@ -49,7 +50,8 @@ mod tests {
     #[test]
     fn each_change_is_told_where_it_counts() {
         let parse = |text: &str| Config::parse(text).unwrap();
-        let old = parse("repository = \"file:///a\"\n[stream]\nflush_interval = \"1s\"\n[retention]\nfull = 1");
+        let old =
+            parse("repository = \"file:///a\"\n[stream]\nflush_interval = \"1s\"\n[retention]\nfull = 1");
         assert_eq!(compare(&old, &old), Changes::default());
         let new = parse(
             "repository = \"file:///b\"\n[stream]\nflush_interval = \"2s\"\nslot = \"other\"\n[schedule]\nfull = \"0 2 * * *\"\n\
@@ -58,7 +60,8 @@ mod tests {
         let changes = compare(&old, &new);
         assert_eq!(changes.taken, ["stream.flush_interval", "schedule", "retention"]);
         assert_eq!(changes.later, ["repository", "stream", "http"]);
-        let faster = parse("repository = \"file:///a\"\n[stream]\nflush_interval = \"2s\"\n[retention]\nfull = 1");
+        let faster =
+            parse("repository = \"file:///a\"\n[stream]\nflush_interval = \"2s\"\n[retention]\nfull = 1");
         assert_eq!(compare(&old, &faster), Changes { taken: vec!["stream.flush_interval"], later: vec![] });
     }
 }

@@ -51,6 +51,7 @@ struct Inner {
     streaming_since: Option<Instant>,
     waits_for_slot: bool,
     alarms: VecDeque<(Alarm, String)>,
+    flush_interval: Option<Duration>,
     told: Option<Repeats>,
     touched: Option<Instant>,
 }
@@ -126,6 +127,16 @@ impl StreamState {
     /// The alarms since they were last taken.
     pub fn take_alarms(&self) -> Vec<(Alarm, String)> {
         self.lock().alarms.drain(..).collect()
+    }
+
+    /// From now on WAL waits no longer than this, if it waits at all.
+    pub fn set_flush_interval(&self, interval: Duration) {
+        self.lock().flush_interval = Some(interval);
+    }
+
+    /// What was set since the start.
+    pub(crate) fn flush_interval(&self) -> Option<Duration> {
+        self.lock().flush_interval
     }
 
     /// Nothing will be streamed.

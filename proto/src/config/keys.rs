@@ -46,6 +46,7 @@ pub(super) const KEYS: &[&str] = &[
     "notify.webhook",
     "notify.timeout",
     "notify.after",
+    "log.level",
     "drill.scratch",
     "drill.bindir",
     "drill.patience",

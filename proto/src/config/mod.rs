@@ -7,6 +7,7 @@
 mod backup;
 mod error;
 mod keys;
+mod log;
 mod names;
 mod notify;
 mod read;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use backup::{BackupConfig, ReadRate, TakeFrom, UploadRate};
 pub use error::ConfigError;
+pub use log::{LogConfig, LogLevel};
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
 pub use notify::NotifyConfig;
 pub use schedule::ScheduleConfig;
@@ -62,6 +64,8 @@ pub struct Config {
     pub schedule: ScheduleConfig,
     /// `[notify]`
     pub notify: NotifyConfig,
+    /// `[log]`
+    pub log: LogConfig,
     /// `[drill]`
     pub drill: DrillConfig,
     /// `[http]`
@@ -298,6 +302,7 @@ impl fmt::Debug for Config {
             .field("retention", &self.retention)
             .field("schedule", &self.schedule)
             .field("notify.command", &self.notify.command)
+            .field("log", &self.log)
             .field("drill", &self.drill)
             .field("http", &self.http)
             .finish()

@@ -76,6 +76,7 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
         },
         schedule: super::schedule::read(&reader)?,
         notify: super::notify::read(&reader)?,
+        log: super::log::read(&reader)?,
         drill: DrillConfig {
             scratch: reader.path("drill.scratch")?.unwrap_or(drill.scratch),
             bindir: reader.path("drill.bindir")?,
@@ -96,7 +97,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::keys::{KEYS, SECRET};
-    use super::super::{ReadRate, Retention, TakeFrom, UploadRate};
+    use super::super::{LogLevel, ReadRate, Retention, TakeFrom, UploadRate};
     use super::*;
 
     const FULL: &str = r#"
@@ -160,6 +161,9 @@ webhook = "https://hooks.example.com/x"
 timeout = "5s"
 after = "1m"
 
+[log]
+level = "debug"
+
 [drill]
 scratch = "/srv/scratch"
 bindir = "/opt/pg/bin"
@@ -206,6 +210,7 @@ listen = "127.0.0.1:9187"
         assert_eq!((read.drill.patience, read.drill.amcheck), (MINUTE, false));
         assert_eq!((read.notify.command.len(), read.notify.after), (3, MINUTE));
         assert_eq!(read.notify.webhook.as_deref(), Some("https://hooks.example.com/x"));
+        assert_eq!(read.log.level, LogLevel::Debug);
         assert_ne!(read.notify.timeout, Config::default().notify.timeout);
         assert_eq!(read.http.listen.map(|address| address.port()), Some(9187));
         // Nothing is left at its default, so no key was forgotten.
@@ -287,6 +292,7 @@ listen = "127.0.0.1:9187"
             ("[drill]\nsettings = { \"a b\" = \"1\" }", "a table of settings"),
             ("[http]\nlisten = \"localhost\"", "an address and a port"),
             ("[notify]\ncommand = \"page\"", "a list of a program and its arguments"),
+            ("[log]\nlevel = \"loud\"", "\"trace\" is expected"),
             ("[notify]\ncommand = []", "a list of a program and its arguments"),
             ("[notify]\nwebhook = \"hooks.example.com\"", "https://"),
             ("[notify]\ntimeout = \"0s\"", "from 1s to 10m"),
