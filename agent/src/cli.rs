@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use restore::program::{self, GlobalArgs};
+use clap::{CommandFactory, Parser, Subcommand};
+use restore::program::{self, CompletionsArgs, GlobalArgs, ManArgs};
 
 use crate::commands::{backup, check, drill, expire, find, init, keep, list, push, run, status, verify};
 
@@ -43,6 +43,10 @@ enum Verb {
     Find(find::FindArgs),
     /// Ship one WAL file without a running agent
     Push(push::PushArgs),
+    /// Print the completions for a shell: bash, zsh, fish, elvish, powershell
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    Man(ManArgs),
 }
 
 impl Cli {
@@ -73,6 +77,10 @@ impl Cli {
                 Verb::Drill(args) => Box::pin(drill::run(&global, *args)).await,
                 Verb::Find(args) => Box::pin(find::run(&global, args)).await,
                 Verb::Push(args) => Box::pin(push::run(&global, args)).await,
+                Verb::Completions(args) => {
+                    program::completions(Cli::command(), &args).map(|()| ExitCode::SUCCESS)
+                }
+                Verb::Man(args) => program::man(Cli::command(), &args).map(|()| ExitCode::SUCCESS),
             }
         });
         let done = runtime.block_on(task).unwrap_or_else(|broken| Err(broken.into()));

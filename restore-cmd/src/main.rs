@@ -4,9 +4,9 @@ mod commands;
 
 use std::process::ExitCode;
 
-use ::restore::program::{GlobalArgs, init_logging, report};
+use ::restore::program::{CompletionsArgs, GlobalArgs, ManArgs, completions, init_logging, man, report};
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use commands::{export, fetch, restore};
 
 /// Bring a PostgreSQL cluster back from a walkeep repository
@@ -25,6 +25,10 @@ enum Verb {
     Restore(Box<restore::Args>),
     Export(Box<export::Args>),
     Fetch(fetch::Args),
+    /// Print the completions for a shell: bash, zsh, fish, elvish, powershell
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    Man(ManArgs),
 }
 
 /// Something in the command line is wrong.
@@ -48,6 +52,8 @@ fn main() -> ExitCode {
         }
         Verb::Restore(args) => ended(restore::run(&cli.global, args)),
         Verb::Export(args) => ended(export::run(&cli.global, args)),
+        Verb::Completions(args) => ended(completions(Cli::command(), args)),
+        Verb::Man(args) => ended(man(Cli::command(), args)),
     }
 }
 

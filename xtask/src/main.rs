@@ -1,6 +1,7 @@
 //! The developers' one command each. `cargo xtask help` lists them.
 
 mod cargo;
+mod deb;
 mod demo;
 mod lint;
 mod machine;
@@ -28,6 +29,8 @@ enum Verb {
     Lint,
     /// Fetch the PostgreSQL servers and object stores that the tests run on; does nothing for those that are there
     Servers(servers::ServersArgs),
+    /// Build the Debian package
+    Deb(deb::DebArgs),
     /// Run a benchmark; without a name: list them
     Bench {
         /// The name and the options of the benchmark
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Lint => lint::run(),
         Verb::Servers(args) => servers::run(&args),
+        Verb::Deb(args) => deb::run(&args),
         Verb::Bench { arguments } => bench(&arguments),
     };
     match done {

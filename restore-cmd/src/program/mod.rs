@@ -2,6 +2,7 @@
 
 mod load;
 mod logging;
+mod manual;
 mod progress;
 mod report;
 mod secret;
@@ -14,6 +15,7 @@ use proto::config::ClusterName;
 
 pub use load::{config_file, load};
 pub use logging::{LogFormat, init_logging, set_log_level};
+pub use manual::{CompletionsArgs, ManArgs, completions, man};
 pub use progress::Progress;
 pub use report::{Failure, failure, hint, report};
 pub use secret::no_password;
