@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use proto::config::{ClusterName, Config};
 use repository::Repository;
 use restore::program::{GlobalArgs, failure, load};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::list::BackupLine;
@@ -24,6 +27,9 @@ use crate::stream::{PostgreSql, StreamOptions, follow};
 /// The arguments of `walkeep run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {}
+
+/// How the end of the stream is told that nobody asked for.
+const DEFECT: &str = "the stream has a defect";
 
 /// Streams and serves until SIGTERM or SIGINT.
 pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -55,7 +61,16 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
             shutdown_grace: config.stream.shutdown_grace,
             gaps,
         };
-        Some(tokio::spawn(follow(repository, options, state.stream.clone(), known, stop.clone())))
+        let grows = repository.store().can_grow();
+        let stream = follow(repository, options, state.stream.clone(), known, stop.clone());
+        let task = match grows {
+            true => in_a_thread(stream)?,
+            false => {
+                let task = tokio::spawn(stream);
+                async move { task.await.context(DEFECT) }.boxed()
+            }
+        };
+        Some(task)
     } else {
         state.stream.disabled();
         info!(%cluster, "streaming is off: only archive_command brings WAL");
@@ -67,13 +82,33 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     // Should one of them die of a defect, so does the agent, aloud: half an agent would look alive, and protect nobody.
     let streaming = async {
         match stream {
-            Some(stream) => stream.await.context("the stream has a defect"),
+            Some(stream) => stream.await,
             None => Ok(()),
         }
     };
     tokio::try_join!(async { server.await.context("the socket's server has a defect") }, streaming)?;
     info!(%cluster, "stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the stream in a thread of its own. Where WAL becomes durable by the sync of a file, a commit takes no longer than the
+/// ways between threads: here there is none from the server's words to our answer.
+fn in_a_thread(
+    stream: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<BoxFuture<'static, anyhow::Result<()>>> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the stream")?;
+    let (done, ended) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("stream".to_owned());
+    let thread = thread.spawn(move || {
+        runtime.block_on(stream);
+        // Its tasks end with the process, as those of the other runtime.
+        std::mem::forget(runtime);
+        // Whoever waits for it may be gone.
+        let _ = done.send(());
+    });
+    thread.context("cannot start the stream")?;
+    // A panic takes the sender with it.
+    Ok(async move { ended.await.context(DEFECT) }.boxed())
 }
 
 /// Becomes true at the first SIGTERM or SIGINT. A second one ends the program at once.

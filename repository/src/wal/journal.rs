@@ -23,7 +23,7 @@ use crate::{Branch, Error, Kind, Result, chance};
 const IN_FLIGHT: usize = 2;
 
 /// What is no longer than this is compressed in place.
-const SHORT: usize = 32 << 10;
+const SHORT: usize = 128 << 10;
 
 /// A journal in the hands of its writer.
 pub struct Journal {
