@@ -33,6 +33,22 @@ impl Reader {
         Ok(Inventory::new(Vec::new(), listing.map_err(|error| format!("the listing: {error}"))?, size()))
     }
 
+    /// Each whole segment and each tail of a timeline, where there is no doubt about it.
+    pub(crate) fn held(&self, timeline: TimelineId) -> Vec<(Lsn, Bytes)> {
+        let inventory = self.inventory().expect("readable");
+        let Some(wal) = inventory.wal.timelines.get(&timeline) else { return Vec::new() };
+        let tailed = wal.fragments.iter().map(|fragment| fragment.segment);
+        let names: BTreeSet<SegmentName> = wal.segments.keys().copied().chain(tailed).collect();
+        let held = names.into_iter().filter_map(|name| {
+            let content = match wal.segments.contains_key(&name) {
+                true => now(self.branch.read_segment(name), name).ok()?,
+                false => now(self.branch.read_tail(name), name).ok()??.bytes,
+            };
+            Some((name.number(size()).ok()?.start(size()), content))
+        });
+        held.collect()
+    }
+
     /// By names alone: what was acknowledged is there, and what was readable still is.
     pub(crate) fn glance(&mut self, state: &State) -> Result {
         let inventory = self.inventory()?;
@@ -215,8 +231,9 @@ impl Reader {
                 let bytes = now(self.branch.read_fragment(fragment), fragment.key());
                 bytes.is_ok_and(|bytes| bytes == writing.bytes(from, to))
             };
-            let fragments = wal.fragments.iter().filter(|fragment| fragment.segment == name);
-            there.extend(fragments.filter(ours).map(|fragment| {
+            // A listing leaves out what journals hold of a segment that is there whole.
+            let fragments = now(self.branch.fragments(name), name)?;
+            there.extend(fragments.iter().filter(ours).map(|fragment| {
                 let start = segment.start(size());
                 start + u64::from(fragment.from)..start + u64::from(fragment.to)
             }));

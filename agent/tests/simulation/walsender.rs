@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::cluster::{Cluster, Promise, SLOT, SYSTEM, Slot, Up};
-use crate::reader::Reader;
+use crate::reader::{Reader, has_strangers};
 use crate::wal::{Written, size};
 
 /// What the agent's sessions ask for.
@@ -32,6 +32,9 @@ pub(crate) struct Walsender {
     io: DuplexStream,
     inbound: BytesMut,
     outbound: BytesMut,
+    /// What the repository held of the server's timeline when this session began, where two servers write it: from where on
+    /// which bytes. Whoever streams has to have seen that.
+    held: Vec<(Lsn, Bytes)>,
 }
 
 /// Serves until the session is over.
@@ -45,6 +48,7 @@ pub(crate) async fn serve(cluster: Cluster, host: usize, io: DuplexStream) {
         io,
         inbound: BytesMut::new(),
         outbound: BytesMut::new(),
+        held: Vec::new(),
     };
     // Over, one way or the other.
     let _ = session.commands().await;
@@ -158,6 +162,10 @@ impl Walsender {
         let host = &mut state.hosts[self.host];
         match words {
             ["IDENTIFY_SYSTEM"] => {
+                if has_strangers(&state) {
+                    drop(state);
+                    self.held = cluster.held(written.timeline);
+                }
                 let (timeline, end) = (written.timeline.to_string(), written.end.to_string());
                 self.row(&[text(SYSTEM.to_string()), text(timeline), text(end), None]);
             }
@@ -230,6 +238,15 @@ impl Walsender {
         } else {
             // What is acknowledged of an older timeline lies on the way to it, and is the same bytes.
             let from = start.min(restart);
+            // It is compared from here on, as long as there are whole segments, and with one tail behind them.
+            let mut next = size().floor(start);
+            self.held.retain(|(from, bytes)| {
+                let wanted = *from == next;
+                if wanted {
+                    next = next + bytes.len() as u64;
+                }
+                wanted && timeline == written.timeline
+            });
             let promise = Promise { writing, from, to: start };
             if self.stream(&written, promise, timeline, switch, restart).await? {
                 self.end_of(timeline, &history);
@@ -344,6 +361,20 @@ impl Walsender {
             return;
         }
         self.cluster.change(|state| {
+            let written = state.written(self.host);
+            let differs = |(from, bytes): &&(Lsn, Bytes)| {
+                let to = *from + bytes.len() as u64;
+                written.timeline == timeline && (written.end < to || written.bytes(*from, to) != *bytes)
+            };
+            if flushed > restart
+                && let Some((from, bytes)) = self.held.iter().find(differs)
+            {
+                let to = *from + bytes.len() as u64;
+                state.wrong.push(format!(
+                    "{flushed} of timeline {timeline} was acknowledged to a server that differs from what was stored \
+                     before, from {from} to {to}"
+                ));
+            }
             if flushed > sent.max(restart) {
                 state
                     .wrong

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use object_store::memory::InMemory;
 use proto::conninfo::ConnInfo;
 use proto::wal::{SegmentName, SegmentNo};
@@ -11,6 +12,7 @@ use proto::{Lsn, SystemId, TimelineId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use repository::{Branch, BranchFacts, Error, Repository, Sealing, Store, Unsealing, chance};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::{Instant, sleep};
 
@@ -39,12 +41,18 @@ pub(crate) struct World {
     timelines: u32,
     /// WAL was removed that nobody had fetched: then there may be a gap.
     gap: bool,
+    /// WAL was removed when nothing was stored yet: then nobody can know that there is a gap.
+    unknowable: bool,
     /// Whether two servers may come to write one timeline.
     strangers: bool,
+    /// Each agent knows one server only. A copy of the first one is promoted without a new timeline, and both go on.
+    split: bool,
     /// Whether the store's objects can grow, so that tails are journals.
     journals: bool,
     /// The most that is written at once.
     burst: u64,
+    /// Told by agents: WAL is missing for good.
+    gaps_told: Vec<Arc<Notify>>,
     /// What has happened, for whoever looks into a failure.
     story: Vec<String>,
 }
@@ -77,6 +85,7 @@ impl World {
             _ => random.random_range(0..20_000),
         };
         let start = SegmentNo(7).start(size()) + into;
+        let split = random.random_range(0..8) == 0;
         Self {
             cluster: Cluster::new(start, Reader::new(branch)),
             network: Network::new(objects, seed),
@@ -87,9 +96,12 @@ impl World {
             primary: 0,
             timelines: 1,
             gap: false,
-            strangers: random.random_range(0..8) == 0,
+            unknowable: false,
+            strangers: !split && random.random_range(0..8) == 0,
+            split,
             journals: random.random(),
             burst: if random.random_range(0..6) == 0 { 500_000 } else { 9_000 },
+            gaps_told: Vec::new(),
             story: Vec::new(),
             random,
         }
@@ -103,6 +115,10 @@ impl World {
     async fn run(&mut self) -> Result {
         self.start_agent(0);
         let chatter = (self.random.random_range(0..3) == 0).then(|| self.chatter());
+        let onlooker = (self.random.random_range(0..8) == 0).then(|| self.onlooker());
+        if self.split {
+            self.split().await;
+        }
         for _ in 0..self.random.random_range(8..30) {
             self.event().await?;
             let pause = match self.random.random_range(0..12) {
@@ -114,8 +130,8 @@ impl World {
             self.judge()?;
         }
         self.look()?;
-        if let Some(chatter) = chatter {
-            chatter.abort();
+        for task in [chatter, onlooker].into_iter().flatten() {
+            task.abort();
         }
         self.rest().await?;
         self.look()
@@ -155,7 +171,7 @@ impl World {
             76..82 => self.crash_or_start(),
             82..84 => self.shut_down().await,
             84..88 => self.checkpoint(),
-            88..92 => self.fail_over(),
+            88..92 if !self.split => self.fail_over(),
             92..95 => self.archive(),
             95..98 => self.read(),
             _ => self.look()?,
@@ -167,7 +183,30 @@ impl World {
         let synchronous = self.random.random();
         self.tell(format!("agent {which} is started, synchronous: {synchronous}"));
         let (cluster, network) = (self.cluster.clone(), self.network.clone());
-        self.agents[which].start(&cluster, &network, &self.postgres, synchronous, self.journals);
+        let mut postgres = self.postgres.clone();
+        if self.split {
+            postgres.hosts = vec![postgres.hosts[which].clone()];
+        }
+        self.agents[which].start(&cluster, &network, &postgres, synchronous, self.journals);
+        self.gaps_told.extend(self.agents[which].gaps.clone());
+    }
+
+    /// Two servers with one past write one timeline, each with an agent of its own, which finds nothing wrong: not yet.
+    async fn split(&mut self) {
+        for _ in 0..self.random.random_range(1..4) {
+            self.write();
+            sleep(Duration::from_millis(self.random.random_range(0..1500))).await;
+        }
+        let at = self.cluster.change(|state| {
+            let (timeline, end) = (state.written(0).timeline, state.written(0).end);
+            state.promote(1, 0, timeline, end);
+            end
+        });
+        self.tell(format!("a copy of server 0 is promoted at {at} without a new timeline"));
+        if self.random.random() {
+            self.start_agent(1);
+            sleep(Duration::from_millis(self.random.random_range(0..1500))).await;
+        }
     }
 
     /// Every primary that runs writes something.
@@ -214,6 +253,22 @@ impl World {
                         }
                     }
                 });
+            }
+        })
+    }
+
+    /// Somebody who reads all the time.
+    fn onlooker(&mut self) -> JoinHandle<()> {
+        self.tell("somebody reads from now on".to_owned());
+        let (cluster, network) = (self.cluster.clone(), self.network.clone());
+        let mut random = StdRng::seed_from_u64(self.random.random());
+        tokio::task::spawn_local(async move {
+            let branch = branch(network).await;
+            loop {
+                sleep(Duration::from_millis(random.random_range(0..1000))).await;
+                if let Some((name, there)) = last_tail(&cluster) {
+                    look_at(&branch, &cluster, name, there).await;
+                }
             }
         })
     }
@@ -312,6 +367,7 @@ impl World {
         let lineage = inventory.lineage(timeline);
         if inventory.wal_complete(&lineage, self.start, floor.max(self.start)).is_err() {
             self.gap = true;
+            self.unknowable |= inventory.coverage.is_empty();
         }
     }
 
@@ -325,7 +381,9 @@ impl World {
         };
         let first = floor.max(begin).max(self.start);
         // Where nothing was ever stored, nobody can know that something is missing.
-        self.gap |= self.cluster.inventory().coverage.is_empty();
+        let nothing = self.cluster.inventory().coverage.is_empty();
+        self.gap |= nothing;
+        self.unknowable |= nothing;
         let at = match self.random.random_range(0..4) {
             0 => end,
             1 => size().floor(end).max(first),
@@ -389,35 +447,11 @@ impl World {
 
     /// Somebody reads a tail while others write, merge and delete.
     fn read(&mut self) {
-        let inventory = self.cluster.inventory();
-        let fragments =
-            inventory.wal.timelines.values().flat_map(|wal| wal.fragments.iter().map(move |f| (wal, f)));
-        let Some((wal, last)) = fragments.last() else { return };
-        let (name, there) = (last.segment, wal.tail_length(last.segment));
-        if there == 0 {
-            return;
-        }
+        let Some((name, there)) = last_tail(&self.cluster) else { return };
         self.tell(format!("{there} bytes of the tail of {name} are read"));
         let (network, cluster) = (self.network.clone(), self.cluster.clone());
         tokio::task::spawn_local(async move {
-            let read = branch(network).await.read_tail(name).await;
-            cluster.change(|state| {
-                let start = name.number(size()).expect("a name").start(size());
-                let is_right = |bytes: &Bytes| {
-                    let end = start + bytes.len() as u64;
-                    let writings = || state.writings.iter().filter(|w| w.timeline == name.timeline);
-                    writings().any(|w| w.end >= end && w.bytes(start, end) == *bytes)
-                };
-                let wrong = match &read {
-                    Ok(Some(tail)) if tail.valid < there => format!("is shorter: {}", tail.valid),
-                    Ok(Some(tail)) if !is_right(&tail.bytes) => "is not what one server wrote".to_owned(),
-                    Ok(None) => "is gone".to_owned(),
-                    Err(error @ (Error::Absent { .. } | Error::Corrupt { .. })) => error.to_string(),
-                    Err(error @ Error::Conflict { .. }) if !has_strangers(state) => error.to_string(),
-                    Ok(Some(_)) | Err(_) => return,
-                };
-                state.wrong.push(format!("the tail of {name}, of which {there} bytes were there, {wrong}"));
-            });
+            look_at(&branch(network).await, &cluster, name, there).await;
         });
     }
 
@@ -453,17 +487,57 @@ impl World {
                 return Err(format!("it does not come to rest: {agent:?}; {host:?}, written up to {end}"));
             }
         }
-        if !self.gap && !strangers {
-            let (timeline, end) = {
-                let state = self.cluster.state();
-                (state.written(primary).timeline, state.written(primary).end)
-            };
-            let inventory = self.cluster.inventory();
-            let missing = inventory.wal_complete(&inventory.lineage(timeline), self.start, end);
-            missing.map_err(|at| format!("{at} is missing, and no server has ever removed it"))?;
+        if strangers || self.unknowable {
+            return Ok(());
         }
-        Ok(())
+        let (timeline, end) = {
+            let state = self.cluster.state();
+            (state.written(primary).timeline, state.written(primary).end)
+        };
+        let inventory = self.cluster.inventory();
+        let Err(at) = inventory.wal_complete(&inventory.lineage(timeline), self.start, end) else {
+            return Ok(());
+        };
+        if !self.gap {
+            return Err(format!("{at} is missing, and no server has ever removed it"));
+        }
+        match self.gaps_told.iter().any(|told| told.notified().now_or_never().is_some()) {
+            true => Ok(()),
+            false => Err(format!("{at} is missing, and no agent has told of a gap")),
+        }
     }
+}
+
+/// The newest tail, and how much is there of it.
+fn last_tail(cluster: &Cluster) -> Option<(SegmentName, u32)> {
+    let inventory = cluster.inventory();
+    let fragments =
+        inventory.wal.timelines.values().flat_map(|wal| wal.fragments.iter().map(move |f| (wal, f)));
+    let (wal, last) = fragments.last()?;
+    let there = wal.tail_length(last.segment);
+    (there > 0).then_some((last.segment, there))
+}
+
+/// Reads a tail of which so many bytes were there, and holds it against what servers wrote.
+async fn look_at(branch: &Branch, cluster: &Cluster, name: SegmentName, there: u32) {
+    let read = branch.read_tail(name).await;
+    cluster.change(|state| {
+        let start = name.number(size()).expect("a name").start(size());
+        let is_right = |bytes: &Bytes| {
+            let end = start + bytes.len() as u64;
+            let writings = || state.writings.iter().filter(|w| w.timeline == name.timeline);
+            writings().any(|w| w.end >= end && w.bytes(start, end) == *bytes)
+        };
+        let wrong = match &read {
+            Ok(Some(tail)) if tail.valid < there => format!("is shorter: {}", tail.valid),
+            Ok(Some(tail)) if !is_right(&tail.bytes) => "is not what one server wrote".to_owned(),
+            Ok(None) => "is gone".to_owned(),
+            Err(error @ (Error::Absent { .. } | Error::Corrupt { .. })) => error.to_string(),
+            Err(error @ Error::Conflict { .. }) if !has_strangers(state) => error.to_string(),
+            Ok(Some(_)) | Err(_) => return,
+        };
+        state.wrong.push(format!("the tail of {name}, of which {there} bytes were there, {wrong}"));
+    });
 }
 
 /// A branch behind the network, in a process of its own.
