@@ -121,7 +121,7 @@ impl Cluster {
     }
 
     /// What is there, by names.
-    pub(crate) fn inventory(&self) -> Inventory {
+    pub(crate) fn inventory(&self) -> Arc<Inventory> {
         self.reader.lock().expect("one thread").inventory().expect("readable")
     }
 

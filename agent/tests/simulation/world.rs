@@ -86,9 +86,10 @@ impl World {
         };
         let start = SegmentNo(7).start(size()) + into;
         let split = random.random_range(0..8) == 0;
+        let network = Network::new(objects, seed);
         Self {
-            cluster: Cluster::new(start, Reader::new(branch)),
-            network: Network::new(objects, seed),
+            cluster: Cluster::new(start, Reader::new(branch, network.clone())),
+            network,
             agents: Default::default(),
             postgres,
             begun: Instant::now(),
@@ -265,7 +266,7 @@ impl World {
         tokio::task::spawn_local(async move {
             let branch = branch(network).await;
             loop {
-                sleep(Duration::from_millis(random.random_range(0..1000))).await;
+                sleep(Duration::from_millis(random.random_range(0..2500))).await;
                 if let Some((name, there)) = last_tail(&cluster) {
                     look_at(&branch, &cluster, name, there).await;
                 }

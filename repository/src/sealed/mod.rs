@@ -22,6 +22,7 @@ mod write;
 pub(crate) use header::front;
 pub use header::{Audience, Encryption, Header, Kind, WriterId};
 pub use range::ContentReader;
+pub(crate) use read::unseal_with_digest;
 pub use read::{Expected, UnsealReader, from_io, parse_header, unseal};
 pub use secrets::{Sealing, Unsealing};
 pub(crate) use write::seal_with_digest;

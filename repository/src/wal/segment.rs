@@ -160,14 +160,8 @@ impl Branch {
         let digest = self.require_segment(name).await?;
         let object = segment_key(name, digest);
         let size = self.segment_size().bytes();
-        let (_, content) = self.get_sealed(Kind::Segment, &object, size).await?;
+        let (_, content, actual) = self.get_digested(Kind::Segment, &object, size).await?;
         self.check_length(&object, content.len() as u64)?;
-        let key = self.key(&object);
-        let (content, actual) = off_thread(&key, move || {
-            let actual = Digest::of(&content);
-            Ok((content, actual))
-        })
-        .await?;
         self.check_digest(&object, digest, actual)?;
         Ok(content)
     }
@@ -196,7 +190,6 @@ impl Branch {
         let (branch, key) = (self.clone(), expected.key.clone());
         off_thread(&key, move || {
             let mut reader = UnsealReader::new(input, &expected, branch.unsealing())?;
-            let mut hasher = blake3::Hasher::new();
             let mut length = 0;
             let mut buffer = vec![0; 256 << 10];
             loop {
@@ -205,13 +198,12 @@ impl Branch {
                 if count == 0 {
                     break;
                 }
-                hasher.update(&buffer[..count]);
                 length += count as u64;
                 let written = writer.write_all(&buffer[..count]);
                 written.map_err(|error| Error::Refused { what: name.to_string(), why: error.to_string() })?;
             }
             branch.check_length(&object, length)?;
-            branch.check_digest(&object, digest, hasher.finalize().into())?;
+            branch.check_digest(&object, digest, reader.digest())?;
             Ok(length)
         })
         .await

@@ -91,12 +91,12 @@ impl Branch {
         }
         let length = fragment.to - fragment.from;
         let name = fragment.key();
-        let (header, content) = self.get_sealed(Kind::Fragment, &name, length.into()).await?;
+        let (header, content, actual) = self.get_digested(Kind::Fragment, &name, length.into()).await?;
         if content.len() != length as usize {
             let why = format!("it holds {} bytes instead of {length}", content.len());
             return Err(Error::corrupt(self.key(&name), why));
         }
-        self.check_digest(&name, fragment.digest, Digest::of(&content))?;
+        self.check_digest(&name, fragment.digest, actual)?;
         Ok((content, header.server_time))
     }
 
