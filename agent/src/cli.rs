@@ -21,7 +21,7 @@ pub struct Cli {
 enum Verb {
     /// Create the repository and the replication slot; print the lines for postgresql.conf and pg_hba.conf
     Init(init::InitArgs),
-    /// Run the daemon: stream WAL, serve archive-cmd
+    /// Run the daemon: stream WAL, serve archive-cmd, keep the schedule
     Run(run::RunArgs),
     /// Take a base backup now
     Backup(backup::BackupArgs),
@@ -48,6 +48,7 @@ enum Verb {
 impl Cli {
     /// Runs the verb to its end. Exit codes: 0, 1 failed; clap itself exits with 2 on wrong usage.
     pub fn run(self) -> ExitCode {
+        crate::schedule::end_with_the_agent();
         program::init_logging(&self.global);
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,

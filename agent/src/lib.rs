@@ -12,6 +12,7 @@ pub mod commands;
 pub mod drill;
 pub mod find;
 pub mod finding;
+pub mod schedule;
 pub mod server;
 mod stop;
 pub mod stream;

@@ -25,7 +25,7 @@ pub const PROOF_FORMAT: u32 = 1;
 const LONGEST: u64 = 4 << 20;
 
 /// How the time is written: `20261124T013015123Z`.
-const TIME_LENGTH: usize = 19;
+pub(crate) const TIME_LENGTH: usize = 19;
 
 /// How a drill ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -107,7 +107,8 @@ impl FromStr for ProofName {
     }
 }
 
-fn parse_time(text: &str) -> Option<Timestamp> {
+/// The time in a name, to the millisecond: `20261124T013015123Z`.
+pub(crate) fn parse_time(text: &str) -> Option<Timestamp> {
     let (seconds, millis) = text.strip_suffix('Z')?.split_at_checked(15)?;
     let seconds = DateTime::strptime("%Y%m%dT%H%M%S", seconds).ok()?.to_zoned(TimeZone::UTC).ok()?;
     let millis: i64 = millis.parse().ok()?;

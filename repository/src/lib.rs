@@ -3,8 +3,8 @@
 //! From the bottom up: [`store`] makes files, S3, GCS and Azure behave alike; [`sealed`] gives every object a
 //! header, compression, encryption and a digest; [`repository`] and [`branch`] know which objects there are;
 //! the WAL's are in [`wal`], a base backup's in [`pack`], [`manifest`] and [`backup`]; [`catalogue`] says
-//! what can be restored from them, [`retention`] what may go, [`drill`] what was proven. The layout of the keys is in [`branch`], the bytes of each object in
-//! `docs/format.md`.
+//! what can be restored from them, [`retention`] what may go, [`drill`] what was proven, [`run`] what the agent did by itself. The layout of the
+//! keys is in [`branch`], the bytes of each object in `docs/format.md`.
 
 pub mod audit;
 pub mod backup;
@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod pack;
 pub mod repository;
 pub mod retention;
+pub mod run;
 pub mod sealed;
 pub mod store;
 mod task;

@@ -22,6 +22,7 @@ use repository::manifest::{
     WalRange,
 };
 use repository::pack::{FRAME_SIZE, PackReader, PackWriter};
+use repository::run::{Job, RUN_FORMAT, Run};
 use repository::{Branch, BranchFacts, EpochFacts, Repository, Sealing, Store, Unsealing};
 
 const SYSTEM: SystemId = SystemId(7_312_345_678_901_234_567);
@@ -339,4 +340,40 @@ async fn a_proof_is_written_and_read_as_ever() {
     let passed = branch.put_proof(&earlier).await.unwrap();
     assert_eq!(branch.proofs().await.unwrap(), [passed, failed.clone()]);
     assert_eq!(branch.read_proof(&failed).await.unwrap(), proof());
+}
+
+fn run() -> Run {
+    let time = |seconds: i64| Timestamp::from_second(1_795_483_815 + seconds).unwrap();
+    Run {
+        format: RUN_FORMAT,
+        job: Job::VerifyDeep,
+        succeeded: false,
+        due_at: time(0),
+        started_at: time(3),
+        finished_at: time(61),
+        program: "walkeep 0.1.0".into(),
+        host: "db1".into(),
+        message: Some("pack: it is not there".into()),
+    }
+}
+
+#[tokio::test]
+async fn the_record_of_a_run_has_not_changed() {
+    let text = serde_json::to_string(&run()).unwrap() + "\n";
+    if std::env::var("WALKEEP_GOLDEN").is_ok_and(|value| value == "write") {
+        fs::write(golden("run.json"), &text).unwrap();
+    }
+    let known = fs::read_to_string(golden("run.json")).unwrap();
+    assert_eq!(text, known);
+    assert_eq!(serde_json::from_str::<Run>(&known).unwrap(), run());
+
+    let folder = tempfile::tempdir().unwrap();
+    copy(&golden("repository"), folder.path());
+    let branch = open(folder.path()).await.only_branch(&"main".parse().unwrap()).await.unwrap();
+    assert!(branch.recorded_runs().await.unwrap().is_empty());
+    let failed = branch.record_run(&run()).await.unwrap();
+    let earlier = Run { job: Job::Full, succeeded: true, started_at: label().started() - 1.hour(), ..run() };
+    let full = branch.record_run(&earlier).await.unwrap();
+    assert_eq!(branch.recorded_runs().await.unwrap(), [full, failed.clone()]);
+    assert_eq!(branch.recorded_run(&failed).await.unwrap(), run());
 }

@@ -17,6 +17,7 @@ use repository::catalogue::Inventory;
 use repository::manifest::{Entry, Manifest, SafePath};
 use repository::pack::PackWriter;
 use repository::retention::{Keep, KeepError, Plan, Survey, Swept};
+use repository::run::{Job, RUN_FORMAT, Run};
 use repository::{Branch, BranchFacts, Epoch, EpochFacts, Error, Repository, Sealing, Store, Unsealing};
 use support::{DAY, Deletions, SEGMENT, TestStore, begin, branch_in, head, put_segments, segment};
 
@@ -454,4 +455,41 @@ async fn what_interrupted_uploads_have_left_goes() {
     let swept = branch.sweep(&survey, &plan).await.unwrap();
     assert_eq!(swept.freed_bytes, 1000);
     assert!(!dead.exists() && alive.exists() && unknown.exists());
+}
+
+#[tokio::test]
+async fn old_records_of_runs_go_and_the_newest_of_each_outcome_stay() {
+    let world = World::aged(1).await;
+    let record = async |job, succeeded, day: i64| {
+        let started_at = Timestamp::from_second(1_795_483_815 + day * 86_400).unwrap();
+        let run = Run {
+            format: RUN_FORMAT,
+            job,
+            succeeded,
+            due_at: started_at,
+            started_at,
+            finished_at: started_at,
+            program: "walkeep".into(),
+            host: "db1".into(),
+            message: None,
+        };
+        world.branch.record_run(&run).await.unwrap()
+    };
+    let failed = record(Job::Verify, false, 0).await;
+    let first = record(Job::Verify, true, 1).await;
+    let second = record(Job::Verify, true, 2).await;
+    let drill = record(Job::Drill, true, 0).await;
+    world.store.pass(31 * DAY);
+    let young = record(Job::Full, true, 33).await;
+    let (_, plan) = world.plan(None).await;
+    let goes: Vec<String> = plan.removals.iter().map(|removal| removal.key.to_string()).collect();
+    assert!(goes.contains(&first.key().to_string()), "{goes:?}");
+    for stays in [&failed, &second, &drill, &young] {
+        assert!(!goes.contains(&stays.key().to_string()), "{stays}");
+    }
+    world.expire(None).await;
+    world.store.pass(2 * DAY);
+    world.expire(None).await;
+    assert_eq!(world.branch.recorded_runs().await.unwrap(), [failed, drill, second, young]);
+    world.check().await;
 }

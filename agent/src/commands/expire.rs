@@ -210,7 +210,7 @@ impl Class {
             Why::Pack(_) => Self::Packs,
             Why::Wal(..) => Self::Wal,
             Why::WholeSegment(_) | Why::WholeJournal(_) => Self::Fragments,
-            Why::OldGeneration(_) | Why::OldSign(_) | Why::OldEpoch(_) => Self::Rest,
+            Why::OldGeneration(_) | Why::OldSign(_) | Why::OldEpoch(_) | Why::OldRun => Self::Rest,
         }
     }
 
@@ -221,7 +221,7 @@ impl Class {
             Self::Packs => "packs that no backup needs",
             Self::Wal => "WAL that no backup needs",
             Self::Fragments => "fragments and journals of segments that are stored whole",
-            Self::Rest => "old signs of life, manifests and epochs",
+            Self::Rest => "old signs of life, manifests, epochs and records of runs",
         }
     }
 }

@@ -13,13 +13,14 @@ use repository::Repository;
 use restore::program::{GlobalArgs, failure, load};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Mutex, Notify, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::list::BackupLine;
 use crate::archive::{Archive, KnownSegments};
 use crate::backoff::Backoff;
 use crate::drill::LastDrills;
+use crate::schedule::{Keeper, Runner, Schedule};
 use crate::server::{AgentState, BackupSource, Listener, serve};
 use crate::stop::stopped;
 use crate::stream::{PostgreSql, StreamOptions, follow};
@@ -37,10 +38,14 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let cluster = config.cluster.clone().unwrap_or_default();
     super::repository_url(&config)?;
     warn_of_unused(&config);
+    let schedule = Schedule::new(&config.schedule, &cluster);
+    let schedule = schedule.map_err(|error| failure(error.to_string(), error.hint()))?;
+    let runner = Runner::new(global)?;
     let stop = stop_signal()?;
     // Bound first: a second agent is told so before it does anything.
     let listener = Listener::bind(&config.socket_path()).await?;
     let Some(repository) = open(&config, stop.clone()).await? else { return Ok(ExitCode::SUCCESS) };
+    let backups = Arc::new(Mutex::new(()));
     let known = KnownSegments::default();
     let newest = NewestBackup { repository: repository.clone(), cluster: cluster.clone() };
     let state = AgentState::new(cluster.clone(), Arc::new(newest));
@@ -48,7 +53,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
 
     let gaps = Arc::new(Notify::new());
     if config.stream.backup_after_gap {
-        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), stop.clone()));
+        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), backups.clone(), stop.clone()));
     }
     let stream = if config.stream.enabled {
         let options = StreamOptions {
@@ -62,7 +67,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
             gaps,
         };
         let grows = repository.store().can_grow();
-        let stream = follow(repository, options, state.stream.clone(), known, stop.clone());
+        let stream = follow(repository.clone(), options, state.stream.clone(), known, stop.clone());
         let task = match grows {
             true => in_a_thread(stream)?,
             false => {
@@ -76,6 +81,17 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
         info!(%cluster, "streaming is off: only archive_command brings WAL");
         None
     };
+    let (_exchange, schedule) = watch::channel(Arc::new(schedule));
+    let keeper = Keeper {
+        repository,
+        cluster: cluster.clone(),
+        runner,
+        schedule,
+        state: state.schedule.clone(),
+        stream: config.stream.enabled.then(|| state.stream.clone()),
+        backups,
+    };
+    let keeper = tokio::spawn(keeper.keep(stop.clone()));
     let socket = listener.path().display().to_string();
     let server = tokio::spawn(serve(listener, archive, state, stop));
     info!(%cluster, socket, "READY");
@@ -86,7 +102,11 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
             None => Ok(()),
         }
     };
-    tokio::try_join!(async { server.await.context("the socket's server has a defect") }, streaming)?;
+    tokio::try_join!(
+        async { server.await.context("the socket's server has a defect") },
+        async { keeper.await.context("the schedule's keeper has a defect") },
+        streaming
+    )?;
     info!(%cluster, "stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -157,14 +177,24 @@ async fn open(config: &Config, mut stop: watch::Receiver<bool>) -> anyhow::Resul
 
 /// Takes a full backup after each gap in the WAL: what follows the gap is worth nothing before there is one. It is tried
 /// until it succeeds, or another gap has come.
-async fn backups_after_gaps(global: GlobalArgs, gaps: Arc<Notify>, mut stop: watch::Receiver<bool>) {
+async fn backups_after_gaps(
+    global: GlobalArgs,
+    gaps: Arc<Notify>,
+    backups: Arc<Mutex<()>>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
     let mut due = false;
     loop {
         if due {
-            info!("taking a full backup, since WAL is missing");
+            let take = async {
+                // One that the schedule has begun ends first: it does not reach across the gap.
+                let _turn = backups.lock().await;
+                info!("taking a full backup, since WAL is missing");
+                Box::pin(super::backup::take_after_gap(&global)).await
+            };
             let taken = tokio::select! {
-                taken = Box::pin(super::backup::take_after_gap(&global)) => taken,
+                taken = take => taken,
                 () = stopped(&mut stop) => return,
             };
             match taken {
@@ -192,14 +222,7 @@ async fn backups_after_gaps(global: GlobalArgs, gaps: Arc<Notify>, mut stop: wat
 
 /// Keys that are read and checked, but that nothing acts upon yet.
 fn warn_of_unused(config: &Config) {
-    let schedule = &config.schedule;
-    let keys = [
-        ("schedule.full", schedule.full.is_some()),
-        ("schedule.incremental", schedule.incremental.is_some()),
-        ("schedule.verify", schedule.verify.is_some()),
-        ("schedule.drill", schedule.drill.is_some()),
-        ("http.listen", config.http.listen.is_some()),
-    ];
+    let keys = [("http.listen", config.http.listen.is_some())];
     for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
         warn!(
             "`{key}` is set, but this version of walkeep does not act on it yet: nothing happens by itself"

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::archive::{ArchiveState, ArchiveStatus};
 use crate::drill::LastDrills;
+use crate::schedule::{ScheduleState, ScheduleStatus, ShownSchedule};
 use crate::stream::{StreamState, StreamStatus};
 
 /// How long what was read of the last backup is good enough.
@@ -26,6 +27,8 @@ pub struct AgentState {
     pub stream: StreamState,
     /// What the archiver's calls led to.
     pub archive: ArchiveState,
+    /// What the schedule has done and will do.
+    pub schedule: ScheduleState,
     last_backup: Arc<Mutex<Looked<serde_json::Value>>>,
     last_drills: Arc<Mutex<Looked<LastDrills>>>,
     source: Arc<dyn BackupSource>,
@@ -61,6 +64,8 @@ pub struct StatusReport {
     /// The last drills; absent if nobody can tell.
     #[serde(flatten)]
     pub last_drills: Option<LastDrills>,
+    /// The schedule; `null`: nothing is scheduled.
+    pub schedule: Option<ScheduleStatus>,
     /// The last thing that went wrong since the agent was started.
     pub last_error: Option<String>,
     /// When it was last seen.
@@ -74,6 +79,7 @@ impl AgentState {
             cluster,
             stream: StreamState::default(),
             archive: ArchiveState::default(),
+            schedule: ScheduleState::default(),
             last_backup: Arc::default(),
             last_drills: Arc::default(),
             source,
@@ -93,6 +99,7 @@ impl AgentState {
             stream: self.stream.status(),
             last_backup,
             last_drills,
+            schedule: self.schedule.status(),
             last_error: last_error.as_ref().map(|e| e.message.clone()).or_else(|| archive.last_error.clone()),
             last_error_at: last_error.map(|error| error.at),
             archive,
@@ -134,6 +141,7 @@ pub(crate) struct Shown {
     last_backup: Option<serde_json::Value>,
     last_error: Option<String>,
     last_error_at: Option<String>,
+    schedule: Option<ShownSchedule>,
     #[serde(flatten)]
     last_drills: LastDrills,
 }
@@ -187,6 +195,10 @@ impl Shown {
         for (at, words) in self.last_drills.lines().into_iter().enumerate() {
             line(if at == 0 { "last drill" } else { "" }, words);
         }
+        let scheduled = self.schedule.iter().flat_map(ShownSchedule::lines);
+        for (at, words) in scheduled.enumerate() {
+            line(if at == 0 { "schedule" } else { "" }, words);
+        }
         if let Some(error) = &self.last_error {
             let at = self.last_error_at.as_deref().map(|at| format!(" ({at})")).unwrap_or_default();
             line("last error", format!("{error}{at}"));
@@ -222,7 +234,7 @@ mod tests {
         });
         let json = state.report().await.to_json();
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-        for key in ["cluster", "stream", "archive", "last_backup", "last_drill", "last_error"] {
+        for key in ["cluster", "stream", "archive", "last_backup", "last_drill", "schedule", "last_error"] {
             assert!(value.get(key).is_some(), "{key}");
         }
         let stream = &value["stream"];

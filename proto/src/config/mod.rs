@@ -9,6 +9,7 @@ mod error;
 mod keys;
 mod names;
 mod read;
+mod schedule;
 mod values;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use backup::{BackupConfig, ReadRate, TakeFrom, UploadRate};
 pub use error::ConfigError;
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
+pub use schedule::ScheduleConfig;
 
 /// Where the file is looked for when nothing names one.
 pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
@@ -192,20 +194,6 @@ pub enum Retention {
     Window(Duration),
     /// `full`: so many full backups stay, with all that depends on them; at least 1.
     Full(u32),
-}
-
-/// `[schedule]`: times as in a crontab: minute, hour, day of the month, month, day of the week. A key that is
-/// not there: never.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ScheduleConfig {
-    /// `full`: full backups.
-    pub full: Option<String>,
-    /// `incremental`: incremental backups.
-    pub incremental: Option<String>,
-    /// `verify`: re-reading of the repository.
-    pub verify: Option<String>,
-    /// `drill`: restores for proof.
-    pub drill: Option<String>,
 }
 
 /// `[drill]`: restores for proof, by `walkeep drill`; and where `restore-cmd export` restores to.

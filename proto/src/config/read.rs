@@ -7,7 +7,7 @@ use toml::de::DeTable;
 use super::values::{CENTURY, DAY, HOUR, MILLISECOND, MINUTE, Reader, SECOND, line_of};
 use super::{
     CompressionConfig, Config, ConfigError, DrillConfig, EncryptionConfig, HttpConfig, RetentionConfig,
-    ScheduleConfig, StorageConfig, StreamConfig,
+    StorageConfig, StreamConfig,
 };
 
 /// Reads the file's content.
@@ -74,12 +74,7 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
                 .duration("retention.grace", MINUTE..=CENTURY)?
                 .unwrap_or(RetentionConfig::default().grace),
         },
-        schedule: ScheduleConfig {
-            full: reader.cron("schedule.full")?,
-            incremental: reader.cron("schedule.incremental")?,
-            verify: reader.cron("schedule.verify")?,
-            drill: reader.cron("schedule.drill")?,
-        },
+        schedule: super::schedule::read(&reader)?,
         drill: DrillConfig {
             scratch: reader.path("drill.scratch")?.unwrap_or(drill.scratch),
             bindir: reader.path("drill.bindir")?,
@@ -151,8 +146,12 @@ grace = "2d"
 [schedule]
 full = "0 2 * * 0"
 incremental = "0 2 * * 1-6"
+expire = "0 4 * * *"
 verify = "0 5 * * *"
+verify_deep = "0 5 * * 0"
 drill = "0 6 1 * *"
+timezone = "Europe/Berlin"
+jitter = "10m"
 
 [drill]
 scratch = "/srv/scratch"
@@ -188,6 +187,10 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.retention.keep, Some(Retention::Window(14 * DAY)));
         assert_eq!(read.retention.grace, 2 * DAY);
         assert_eq!(read.schedule.drill.as_deref(), Some("0 6 1 * *"));
+        assert_eq!(
+            (read.schedule.timezone.as_deref(), read.schedule.jitter),
+            (Some("Europe/Berlin"), 10 * MINUTE)
+        );
         assert_eq!(
             (read.drill.sql.as_slice(), read.drill.database.as_str()),
             (&["SELECT true".into()][..], "app")
@@ -267,7 +270,8 @@ listen = "127.0.0.1:9187"
             ("[retention]\nfull = 0", "a whole number from 1"),
             ("[retention]\nwindow = \"1s\"", "at least 1m"),
             ("[schedule]\nfull = \"daily\"", "five fields"),
-            ("[schedule]\nfull = \"0 0 * * * *\"", "five fields"),
+            ("[schedule]\nfull = \"0 0 * * * * *\"", "five fields"),
+            ("[schedule]\njitter = \"2d\"", "to 1day"),
             ("[drill]\nsql = \"SELECT 1\"", "a list of statements"),
             ("[drill]\nsettings = { work_mem = 1 }", "a table of settings"),
             ("[drill]\nsettings = { \"a b\" = \"1\" }", "a table of settings"),

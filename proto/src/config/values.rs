@@ -302,15 +302,15 @@ impl<'a> Reader<'a> {
         Ok(by_window.or(by_full))
     }
 
-    /// Five fields of a crontab. Only their form is checked: whoever runs the schedule computes with them.
+    /// Five or six fields of a crontab. Only their form is checked: whoever runs the schedule computes with them.
     pub(super) fn cron(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
         let Some(found) = self.find(key) else { return Ok(None) };
         let allowed = "five fields are expected: minute, hour, day of the month, month, day of the week, \
-                       such as \"0 2 * * 0\"";
+                       such as \"0 2 * * 0\"; or six, with the second before them";
         let text = found.string(allowed)?;
-        let field = |field: &str| field.bytes().all(|b| b.is_ascii_alphanumeric() || b"*,-/#?".contains(&b));
+        let field = |field: &str| field.bytes().all(|b| b.is_ascii_alphanumeric() || b"*,-/#?+".contains(&b));
         let fields: Vec<&str> = text.split_ascii_whitespace().collect();
-        let valid = fields.len() == 5 && fields.iter().all(|text| field(text));
+        let valid = matches!(fields.len(), 5 | 6) && fields.iter().all(|text| field(text));
         if valid { Ok(Some(text.to_owned())) } else { Err(found.refuse(allowed)) }
     }
 

@@ -16,9 +16,13 @@ use super::{Condemned, Survey};
 use crate::backup::{BackupLabel, Member, SILENCE, parse_member};
 use crate::catalogue::Coverage;
 use crate::pack::PackName;
+use crate::run::{Job, RunName};
 use crate::store::Leftover;
 use crate::wal::{Epoch, FragmentName, JournalName, WalObject};
 use crate::{Key, ObjectInfo};
+
+/// So many seconds, by the store's clock, is every run of a scheduled job remembered: 30 days.
+const REMEMBERED: i64 = 30 * 24 * 3600;
 
 /// Why an object goes. In the order in which they are deleted.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -43,6 +47,8 @@ pub enum Why {
     WholeJournal(JournalName),
     /// An epoch that is over, and none of whose tails is there any more.
     OldEpoch(Epoch),
+    /// A record of a scheduled job that newer ones have replaced.
+    OldRun,
 }
 
 impl fmt::Display for Why {
@@ -61,6 +67,7 @@ impl fmt::Display for Why {
                 write!(f, "segment {segment} is stored whole")
             }
             Why::OldEpoch(_) => f.write_str("this epoch is over"),
+            Why::OldRun => f.write_str("newer runs of this scheduled job are recorded"),
         }
     }
 }
@@ -120,6 +127,7 @@ impl Plan {
         planner.backups(&kept);
         planner.packs(&kept);
         planner.wal(&kept, horizon);
+        planner.runs();
         let Planner { mut reasons, held_back, .. } = planner;
         reasons.sort_by(|a, b| (&a.1, &a.0.key).cmp(&(&b.1, &b.0.key)));
         let removal = |(object, why): (&ObjectInfo, Why)| {
@@ -175,6 +183,25 @@ impl Planner<'_> {
                 (false, _) => continue,
             };
             self.reasons.push((object, why));
+        }
+    }
+
+    /// Of the records of scheduled jobs the young ones stay, and of each job the newest of either outcome.
+    fn runs(&mut self) {
+        let mut runs: Vec<(RunName, &ObjectInfo)> = self
+            .survey
+            .objects
+            .iter()
+            .filter_map(|object| Some((RunName::of_key(&object.key)?, object)))
+            .collect();
+        runs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut newest: BTreeSet<(Job, bool)> = BTreeSet::new();
+        for (run, object) in runs.into_iter().rev() {
+            let is_newest = newest.insert((run.job, run.succeeded));
+            let is_old = self.survey.now.duration_since(object.modified).as_secs() >= REMEMBERED;
+            if is_old && !is_newest {
+                self.reasons.push((object, Why::OldRun));
+            }
         }
     }
 

@@ -109,7 +109,7 @@ impl Branch {
                 Err(error) => return Err(error),
             }
         }
-        for removal in due(|why| matches!(why, Why::OldEpoch(_))) {
+        for removal in due(|why| matches!(why, Why::OldEpoch(_) | Why::OldRun)) {
             sweep.delete(removal).await?;
         }
         if condemned != survey.condemned {

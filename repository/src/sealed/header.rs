@@ -47,6 +47,8 @@ pub enum Kind {
     Pack,
     /// Proof of a restore.
     Drill,
+    /// A scheduled job was run.
+    Run,
     /// A backup is to be kept.
     Keep,
     /// What is going to be deleted.
@@ -68,6 +70,7 @@ impl Kind {
             | Self::BlockDigests
             | Self::BackupHistory
             | Self::Drill
+            | Self::Run
             | Self::Keep
             | Self::Condemned => Audience::Metadata,
             Self::Segment | Self::Fragment | Self::Journal | Self::Partial | Self::Pack => Audience::Content,
