@@ -48,7 +48,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
 
     let gaps = Arc::new(Notify::new());
     if config.stream.backup_after_gap {
-        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), stop.clone()));
+        tokio::spawn(backups_after_gaps(global.clone(), state.clone(), gaps.clone(), stop.clone()));
     }
     let stream = if config.stream.enabled {
         let options = StreamOptions {
@@ -157,7 +157,12 @@ async fn open(config: &Config, mut stop: watch::Receiver<bool>) -> anyhow::Resul
 
 /// Takes a full backup after each gap in the WAL: what follows the gap is worth nothing before there is one. It is tried
 /// until it succeeds, or another gap has come.
-async fn backups_after_gaps(global: GlobalArgs, gaps: Arc<Notify>, mut stop: watch::Receiver<bool>) {
+async fn backups_after_gaps(
+    global: GlobalArgs,
+    state: AgentState,
+    gaps: Arc<Notify>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
     let mut due = false;
     loop {
@@ -170,6 +175,7 @@ async fn backups_after_gaps(global: GlobalArgs, gaps: Arc<Notify>, mut stop: wat
             match taken {
                 Ok(label) => {
                     info!(%label, "the backup after the gap is complete");
+                    state.backup_taken().await;
                     due = false;
                     backoff.reset();
                 }
