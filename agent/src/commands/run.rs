@@ -53,7 +53,13 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
 
     let gaps = Arc::new(Notify::new());
     if config.stream.backup_after_gap {
-        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), backups.clone(), stop.clone()));
+        tokio::spawn(backups_after_gaps(
+            global.clone(),
+            state.clone(),
+            gaps.clone(),
+            backups.clone(),
+            stop.clone(),
+        ));
     }
     let stream = if config.stream.enabled {
         let options = StreamOptions {
@@ -179,6 +185,7 @@ async fn open(config: &Config, mut stop: watch::Receiver<bool>) -> anyhow::Resul
 /// until it succeeds, or another gap has come.
 async fn backups_after_gaps(
     global: GlobalArgs,
+    state: AgentState,
     gaps: Arc<Notify>,
     backups: Arc<Mutex<()>>,
     mut stop: watch::Receiver<bool>,
@@ -200,6 +207,7 @@ async fn backups_after_gaps(
             match taken {
                 Ok(label) => {
                     info!(%label, "the backup after the gap is complete");
+                    state.backup_taken().await;
                     due = false;
                     backoff.reset();
                 }

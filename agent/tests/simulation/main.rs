@@ -26,7 +26,7 @@ use harness::seeds::{self, ROUNDS, SEED};
 use proto::conninfo::ConnInfo;
 
 /// What an ordinary run of the tests plays.
-const SCHEDULES: u64 = 40_000;
+const SCHEDULES: u64 = 24_000;
 
 /// Plays one of so many parts of so many schedules, or of as many as the environment wants, until one fails.
 fn play(schedules: u64, part: usize, parts: usize) {
