@@ -231,11 +231,14 @@ async fn begin_native(
 ) -> anyhow::Result<(BackupStream, Limits)> {
     let manifest = plan.branch.read_server_manifest(parent).await?;
     let manifest = manifest.context("the server's own manifest of the parent was not kept")?;
+    let known = Limits::so_far(sql, parent.timeline, parent.start_lsn).await?;
+    let manifest = known.take_from(manifest)?;
     let mut session = crate::commands::connect(&plan.info).await?;
     session.upload_manifest(futures::stream::iter([Ok(manifest)])).await?;
     let stream = session.base_backup(&options(plan, label, true)).await?;
     let start = stream.start();
     let limits = Limits::ask(sql, start.timeline, parent.start_lsn, start.lsn).await?;
+    limits.covered_by(&known)?;
     Ok((stream, limits))
 }
 
