@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use backup::{BackupConfig, ReadRate, TakeFrom, UploadRate};
+pub use backup::{BackupConfig, BackupSource, ReadRate, TakeFrom, UploadRate};
 pub use error::ConfigError;
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
 
