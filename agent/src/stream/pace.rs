@@ -39,6 +39,13 @@ impl Pace {
         self.flush == Flush::AtOnce
     }
 
+    /// Bytes wait no longer than this from now on. Without a meaning where they are flushed at once.
+    pub(super) fn set_interval(&mut self, interval: Duration) {
+        if let Flush::Every(current) = &mut self.flush {
+            *current = interval;
+        }
+    }
+
     /// Bytes have arrived.
     pub(super) fn received(&mut self, now: Tick) {
         self.pending_since.get_or_insert(now);

@@ -278,9 +278,7 @@ impl Tail {
 
     /// WAL waits no longer than this from now on. Without a meaning where it is flushed at once.
     pub(crate) fn set_flush_interval(&mut self, interval: Duration) {
-        if let Flush::Every(current) = &mut self.flush {
-            *current = interval;
-        }
+        self.pace.set_interval(interval);
     }
 
     /// When [`Tail::plan`] has something to do though nothing else happens.

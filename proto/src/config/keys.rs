@@ -13,6 +13,7 @@ pub(super) const KEYS: &[&str] = &[
     "stream.shutdown_grace",
     "stream.backup_after_gap",
     "backup.from",
+    "backup.source",
     "backup.read_rate",
     "backup.upload_rate",
     "storage.endpoint",

@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use backup::{BackupConfig, ReadRate, TakeFrom, UploadRate};
+pub use backup::{BackupConfig, BackupSource, ReadRate, TakeFrom, UploadRate};
 pub use error::ConfigError;
 pub use log::{LogConfig, LogLevel};
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};

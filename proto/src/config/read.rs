@@ -97,7 +97,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::keys::{KEYS, SECRET};
-    use super::super::{LogLevel, ReadRate, Retention, TakeFrom, UploadRate};
+    use super::super::{BackupSource, LogLevel, ReadRate, Retention, TakeFrom, UploadRate};
     use super::*;
 
     const FULL: &str = r#"
@@ -115,6 +115,7 @@ shutdown_grace = "10s"
 backup_after_gap = true
 
 [backup]
+source = "auto"
 from = "prefer-standby"
 read_rate = "50MiB"
 upload_rate = "20MB"
@@ -189,6 +190,7 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.stream.flush_interval, Duration::from_millis(250));
         assert!(read.stream.synchronous && !read.stream.enabled && read.stream.backup_after_gap);
         assert_eq!(read.backup.from, Some(TakeFrom::PreferStandby));
+        assert_eq!(read.backup.source, BackupSource::Auto);
         assert_eq!(read.backup.read_rate.map(ReadRate::kib), Some(50 << 10));
         assert_eq!(read.backup.upload_rate.map(UploadRate::bytes), Some(20_000_000));
         assert_eq!(read.storage.tags["team"], "db");
@@ -279,6 +281,7 @@ listen = "127.0.0.1:9187"
             ("[stream]\nflush_interval = 5", "a duration in quotes"),
             ("[stream]\nslot = \"Big\"", "lower-case letters"),
             ("[backup]\nfrom = \"replica\"", "\"prefer-standby\" is expected"),
+            ("[backup]\nsource = \"files\"", "\"local\" or \"auto\" is expected"),
             ("[backup]\nread_rate = \"50\"", "from 32KiB to 1GiB a second"),
             ("[compression]\nlevel = 20", "a whole number from 1 to 19"),
             ("[compression]\nlevel = 99999999999999999999", "a whole number from 1 to 19"),
