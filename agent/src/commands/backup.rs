@@ -133,7 +133,7 @@ pub(super) async fn take_after_gap(global: &GlobalArgs) -> anyhow::Result<Backup
     };
     // No progress: nobody sits before it.
     let quiet = GlobalArgs { quiet: true, ..global.clone() };
-    Ok(take(&quiet, &args).await?.label)
+    Ok(Box::pin(take(&quiet, &args)).await?.label)
 }
 
 fn stopped(signal: &str) -> anyhow::Error {
