@@ -62,7 +62,7 @@ async fn the_same_is_read_as_the_server_sends() {
     std::fs::write(data.join("base/5/notes"), "a foreign file").expect("written");
     std::fs::write(data.join("backup_label.old"), "old").expect("written");
     std::fs::write(data.join("log-of-mine"), vec![7; 700_000]).expect("written");
-    std::fs::set_permissions(data.join("log-of-mine"), PermissionsExt::from_mode(0o640)).expect("set");
+    std::fs::set_permissions(data.join("log-of-mine"), PermissionsExt::from_mode(0o755)).expect("set");
     symlink("/etc/hostname", data.join("a-link")).expect("made");
     server.sql("VACUUM FREEZE");
     server.sql("CHECKPOINT");
