@@ -12,6 +12,7 @@ pub mod commands;
 pub mod drill;
 pub mod find;
 pub mod finding;
+mod memory;
 pub mod server;
 mod stop;
 pub mod stream;
