@@ -14,6 +14,7 @@ pub mod find;
 pub mod finding;
 pub mod notify;
 pub mod schedule;
+mod memory;
 pub mod server;
 pub mod service;
 mod stop;
