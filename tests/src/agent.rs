@@ -189,6 +189,11 @@ impl Agent {
         self.signal(Signal::CONT)
     }
 
+    /// Has the agent read its configuration anew.
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.process.as_ref().context("the agent is not running")?;
         kill_process(pid_of(child), signal).context("cannot signal the agent")

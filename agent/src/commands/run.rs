@@ -8,22 +8,27 @@ use anyhow::Context;
 use clap::Args;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use proto::config::{ClusterName, Config};
+use proto::config::{ClusterName, Config, NotifyConfig, StreamConfig};
 use repository::Repository;
-use restore::program::{GlobalArgs, failure, load};
+use restore::program::{GlobalArgs, failure, load, set_log_level};
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::list::BackupLine;
 use crate::archive::{Archive, KnownSegments};
 use crate::backoff::Backoff;
 use crate::drill::LastDrills;
+use crate::notify::{Event, EventKind, Events, Notifier, watch_agent};
 use crate::schedule::{Keeper, Runner, Schedule};
 use crate::server::{AgentState, BackupSource, Listener, serve};
+use crate::service::{Manager, compare, pulse};
 use crate::stop::stopped;
-use crate::stream::{PostgreSql, StreamOptions, follow};
+use crate::stream::{PostgreSql, StreamOptions, StreamState, follow};
+
+/// How long the agent waits at its end for those who are to be told of events.
+const LAST_NEWS: Duration = Duration::from_secs(5);
 
 /// The arguments of `walkeep run`.
 #[derive(Debug, Args)]
@@ -41,19 +46,29 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let schedule = Schedule::new(&config.schedule, &cluster);
     let schedule = schedule.map_err(|error| failure(error.to_string(), error.hint()))?;
     let runner = Runner::new(global)?;
-    let stop = stop_signal()?;
+    set_log_level(global, config.log.level);
+    let manager = Arc::new(Manager::default());
+    let stop = stop_signal(manager.clone())?;
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // Bound first: a second agent is told so before it does anything.
     let listener = Listener::bind(&config.socket_path()).await?;
-    let Some(repository) = open(&config, stop.clone()).await? else { return Ok(ExitCode::SUCCESS) };
+    let Some(repository) = open(&config, &manager, stop.clone()).await? else { return Ok(ExitCode::SUCCESS) };
     let backups = Arc::new(Mutex::new(()));
     let known = KnownSegments::default();
     let newest = NewestBackup { repository: repository.clone(), cluster: cluster.clone() };
     let state = AgentState::new(cluster.clone(), Arc::new(newest));
     let archive = Archive::new(repository.clone(), cluster.clone(), known.clone());
 
+    let (exchange_notify, notify) = watch::channel(config.notify.clone());
+    let (events, notifier) = Notifier::new(cluster.clone(), notify.clone());
+    let notifier = tokio::spawn(notifier.run());
+    let (stream, archived, streams) = (state.stream.clone(), state.archive.clone(), config.stream.enabled);
+    let watcher = tokio::spawn(watch_agent(stream, archived, streams, notify, events.clone()));
+
     let gaps = Arc::new(Notify::new());
     if config.stream.backup_after_gap {
-        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), backups.clone(), stop.clone()));
+        let events = events.clone();
+        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), backups.clone(), events, stop.clone()));
     }
     let stream = if config.stream.enabled {
         let options = StreamOptions {
@@ -81,7 +96,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
         info!(%cluster, "streaming is off: only archive_command brings WAL");
         None
     };
-    let (_exchange, schedule) = watch::channel(Arc::new(schedule));
+    let (exchange_schedule, schedule) = watch::channel(Arc::new(schedule));
     let keeper = Keeper {
         repository,
         cluster: cluster.clone(),
@@ -90,11 +105,28 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
         state: state.schedule.clone(),
         stream: config.stream.enabled.then(|| state.stream.clone()),
         backups,
+        events,
     };
     let keeper = tokio::spawn(keeper.keep(stop.clone()));
     let socket = listener.path().display().to_string();
+    let reload = Reload {
+        global: global.clone(),
+        cluster: cluster.clone(),
+        schedule: exchange_schedule,
+        notify: exchange_notify,
+        stream: state.stream.clone(),
+        manager: manager.clone(),
+        config,
+    };
+    let reload = tokio::spawn(reload.on_hangup(hangup));
+    let (streaming, scheduled) = (streams.then(|| state.stream.clone()), state.schedule.clone());
     let server = tokio::spawn(serve(listener, archive, state, stop));
     info!(%cluster, socket, "READY");
+    manager.ready();
+    let pulse = {
+        let manager = manager.clone();
+        tokio::spawn(async move { pulse(&manager, streaming, scheduled).await })
+    };
     // Should one of them die of a defect, so does the agent, aloud: half an agent would look alive, and protect nobody.
     let streaming = async {
         match stream {
@@ -107,6 +139,11 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
         async { keeper.await.context("the schedule's keeper has a defect") },
         streaming
     )?;
+    // What was told last goes out, if it can be done in a moment.
+    watcher.abort();
+    pulse.abort();
+    reload.abort();
+    let _ = tokio::time::timeout(LAST_NEWS, notifier).await;
     info!(%cluster, "stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -132,7 +169,7 @@ fn in_a_thread(
 }
 
 /// Becomes true at the first SIGTERM or SIGINT. A second one ends the program at once.
-fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+fn stop_signal(manager: Arc<Manager>) -> anyhow::Result<watch::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let (sender, receiver) = watch::channel(false);
@@ -144,6 +181,7 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
             }
             if first {
                 info!("stopping: what was received is stored first");
+                manager.stopping();
                 sender.send_replace(true);
             } else {
                 std::process::exit(1);
@@ -153,13 +191,77 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     Ok(receiver)
 }
 
+/// What of the configuration can be exchanged while the agent runs.
+struct Reload {
+    global: GlobalArgs,
+    cluster: ClusterName,
+    /// What counts now.
+    config: Config,
+    schedule: watch::Sender<Arc<Schedule>>,
+    notify: watch::Sender<NotifyConfig>,
+    stream: StreamState,
+    manager: Arc<Manager>,
+}
+
+impl Reload {
+    /// Reads the configuration anew at each SIGHUP.
+    async fn on_hangup(mut self, mut hangup: Signal) {
+        while hangup.recv().await.is_some() {
+            self.manager.reloading();
+            if let Err(error) = self.reload() {
+                let cluster = &self.cluster;
+                error!(%cluster, "the configuration was read anew, and is wrong: the old one still counts: {error:#}");
+            }
+            self.manager.ready();
+        }
+    }
+
+    fn reload(&mut self) -> anyhow::Result<()> {
+        let new = load(&self.global)?;
+        super::repository_url(&new)?;
+        let schedule = Schedule::new(&new.schedule, &self.cluster)?;
+        let mut changes = compare(&self.config, &new);
+        set_log_level(&self.global, new.log.level);
+        self.stream.set_flush_interval(new.stream.flush_interval);
+        if self.config.schedule != new.schedule {
+            self.schedule.send_replace(Arc::new(schedule));
+        }
+        self.notify.send_replace(new.notify.clone());
+        let cluster = &self.cluster;
+        for keys in [&mut changes.taken, &mut changes.later].into_iter().filter(|keys| keys.is_empty()) {
+            keys.push("nothing");
+        }
+        let (taken, later) = (changes.taken.join(", "), changes.later.join(", "));
+        info!(%cluster, "the configuration was read anew: taken: {taken}; needs a restart: {later}");
+        // What needs a restart is compared with the start's again.
+        self.config = Config {
+            stream: StreamConfig { flush_interval: new.stream.flush_interval, ..self.config.stream.clone() },
+            schedule: new.schedule,
+            notify: new.notify,
+            log: new.log,
+            retention: new.retention,
+            backup: new.backup,
+            drill: new.drill,
+            ..self.config.clone()
+        };
+        Ok(())
+    }
+}
+
 /// Opens the repository, waiting for it while it does not answer. `None`: we were asked to stop meanwhile.
-async fn open(config: &Config, mut stop: watch::Receiver<bool>) -> anyhow::Result<Option<Repository>> {
+async fn open(
+    config: &Config,
+    manager: &Manager,
+    mut stop: watch::Receiver<bool>,
+) -> anyhow::Result<Option<Repository>> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
         match Box::pin(Repository::from_config(config)).await {
             Ok(repository) => return Ok(Some(repository)),
-            Err(error) if error.is_transient() => warn!("{error}; trying again"),
+            Err(error) if error.is_transient() => {
+                warn!("{error}; trying again");
+                manager.waiting("waiting for the repository");
+            }
             Err(error) => {
                 let message = format!("cannot open the repository: {error}");
                 return Err(match error.hint() {
@@ -181,6 +283,7 @@ async fn backups_after_gaps(
     global: GlobalArgs,
     gaps: Arc<Notify>,
     backups: Arc<Mutex<()>>,
+    events: Events,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
@@ -200,10 +303,14 @@ async fn backups_after_gaps(
             match taken {
                 Ok(label) => {
                     info!(%label, "the backup after the gap is complete");
+                    events.tell(Event::now(EventKind::BackupDone, format!("{label}, after a gap")));
                     due = false;
                     backoff.reset();
                 }
-                Err(error) => warn!("the backup after the gap has failed, and is tried again: {error:#}"),
+                Err(error) => {
+                    warn!("the backup after the gap has failed, and is tried again: {error:#}");
+                    events.tell(Event::now(EventKind::BackupFailed, format!("after a gap: {error:#}")));
+                }
             }
         }
         let pause = async {

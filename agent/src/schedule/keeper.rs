@@ -14,6 +14,7 @@ use super::memory::Memory;
 use super::plan::{Due, Schedule};
 use super::process::{Ended, Runner};
 use super::state::{JobStatus, ScheduleState, ScheduleStatus};
+use crate::notify::{Event, EventKind, Events};
 use crate::stop::stopped;
 use crate::stream::{StreamPhase, StreamState};
 
@@ -42,6 +43,8 @@ pub struct Keeper {
     pub stream: Option<StreamState>,
     /// Held while a backup is taken.
     pub backups: Arc<Mutex<()>>,
+    /// Told how jobs end.
+    pub events: Events,
 }
 
 impl Keeper {
@@ -203,6 +206,10 @@ impl Keeping {
         let (cluster, job) = (&self.keeper.cluster, run.job);
         let seconds = run.finished_at.duration_since(run.started_at).as_secs_f64();
         let message = run.message.as_deref().unwrap_or_default();
+        if let Some(kind) = EventKind::of_job(job, run.succeeded) {
+            let event = Event::now(kind, message);
+            self.keeper.events.tell(Event { job: Some(job), seconds: Some(seconds), ..event });
+        }
         if run.succeeded {
             info!(%cluster, %job, seconds, "the scheduled job has succeeded: {message}");
         } else {

@@ -14,7 +14,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::status::AgentState;
 use crate::archive::{Archive, ArchiveError, Offer};
@@ -56,8 +56,6 @@ async fn respond(request: Request, file: Option<File>, archive: &Archive, state:
                     Response::Stored
                 }
                 Err(error) => {
-                    let path = String::from_utf8_lossy(&path);
-                    warn!(%path, "not archived: {error}");
                     state.archive.note(name, Err(&error.to_string()));
                     Response::Failed { message: message(&error) }
                 }

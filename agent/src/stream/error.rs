@@ -132,6 +132,11 @@ impl StreamError {
         }
     }
 
+    /// Whether the server and the repository hold different histories.
+    pub(crate) fn is_divergence(&self) -> bool {
+        matches!(self, Self::Diverged { .. } | Self::LeftBehind { .. } | Self::Ambiguous(_))
+    }
+
     /// What an operator can do.
     pub fn hint(&self) -> Option<String> {
         Some(match self {

@@ -23,7 +23,7 @@ use super::session::{Ended, Limits, Session};
 use super::sink::Sink;
 use super::slot::{self, Made};
 use super::start::{Known, Reach, ServerWal, StartPlan};
-use super::state::{StreamPhase, StreamState};
+use super::state::{Alarm, StreamPhase, StreamState};
 use super::tail::{Flush, Tail, TailStart};
 use crate::archive::KnownSegments;
 use crate::backoff::Backoff;
@@ -178,7 +178,7 @@ impl Follower {
         let news = self.state.set_error(&message);
         if failure.is_slot_in_use() {
             // Another agent streams. Whoever waits shall take over within seconds of its death.
-            self.state.set_phase(StreamPhase::Waiting);
+            self.state.wait_for_slot();
             if news {
                 info!("another session uses the slot: waiting for it");
             }
@@ -188,6 +188,9 @@ impl Follower {
             self.state.set_phase(StreamPhase::Stopped);
             if news {
                 error!(hint, "streaming is stopped: {failure}");
+                if failure.is_divergence() {
+                    self.state.alarm(Alarm::Diverged, &message);
+                }
             }
             // Of several hosts another one may become the primary at any moment.
             let several = self.options.postgres.hosts.len() > 1;
@@ -229,7 +232,9 @@ impl Follower {
         self.tell_of_slot(slot.made, &plan);
         self.tell_of_forks(&server, &stored);
         if let Some(gap) = &plan.gap {
-            self.tell(&error::gap(gap));
+            let message = error::gap(gap);
+            self.tell(&message);
+            self.state.alarm(Alarm::Gap, &message);
             self.options.gaps.notify_one();
         }
         let mut next = Next { timeline: plan.timeline, start: plan.start, known: plan.known };
@@ -349,9 +354,13 @@ impl Follower {
             }
         };
         let from = plan.start;
-        self.tell(&format!(
+        let message = format!(
             "the replication slot \"{slot}\" {was}: it was made anew, and WAL is asked for from {from} on"
-        ));
+        );
+        self.tell(&message);
+        if made == Made::Anew {
+            self.state.alarm(Alarm::SlotLost, &message);
+        }
     }
 
     /// Forks that were passed while nobody was connected.

@@ -44,4 +44,4 @@ pub use error::StreamError;
 pub use follow::{StreamOptions, follow};
 pub use receive::receive_until;
 pub use servers::{PostgreSql, Servers};
-pub use state::{LastError, StreamPhase, StreamState, StreamStatus};
+pub use state::{Alarm, LastError, StreamPhase, StreamState, StreamStatus};

@@ -144,6 +144,9 @@ impl Session {
     async fn stream(&mut self, stop: &mut watch::Receiver<bool>) -> Result<Mode, StreamError> {
         let mut mode = Mode::Streaming;
         loop {
+            if let Some(interval) = self.state.flush_interval() {
+                self.tail.set_flush_interval(interval);
+            }
             self.dispatch();
             self.publish();
             self.report().await?;

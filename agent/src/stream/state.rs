@@ -1,11 +1,14 @@
 //! What the stream does now, for `walkeep status`.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::{Lsn, TimelineId};
 use serde::Serialize;
 use tokio::time::Instant;
+
+use crate::notify::{Repeats, Told};
 
 /// One word for what goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -46,7 +49,29 @@ struct Inner {
     status: StreamStatus,
     last_error: Option<LastError>,
     streaming_since: Option<Instant>,
+    waits_for_slot: bool,
+    alarms: VecDeque<(Alarm, String)>,
+    flush_interval: Option<Duration>,
+    told: Option<Repeats>,
+    touched: Option<Instant>,
 }
+
+/// An error that goes on is told again after that.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// What people must be told of, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alarm {
+    /// WAL is missing for good.
+    Gap,
+    /// The server has dropped what the slot should have kept.
+    SlotLost,
+    /// The server's WAL is not the repository's.
+    Diverged,
+}
+
+/// So many alarms wait for whoever takes them; the oldest is forgotten first.
+const MOST_ALARMS: usize = 32;
 
 /// The last thing that went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -81,6 +106,39 @@ impl StreamState {
         self.lock().streaming_since.map(|since| since.elapsed())
     }
 
+    /// Whether another session has the slot, and this agent only stands by.
+    pub fn waits_for_slot(&self) -> bool {
+        self.lock().waits_for_slot
+    }
+
+    pub(crate) fn wait_for_slot(&self) {
+        self.set_phase(StreamPhase::Waiting);
+        self.lock().waits_for_slot = true;
+    }
+
+    pub(crate) fn alarm(&self, alarm: Alarm, message: &str) {
+        let mut inner = self.lock();
+        if inner.alarms.len() >= MOST_ALARMS {
+            inner.alarms.pop_front();
+        }
+        inner.alarms.push_back((alarm, message.to_owned()));
+    }
+
+    /// The alarms since they were last taken.
+    pub fn take_alarms(&self) -> Vec<(Alarm, String)> {
+        self.lock().alarms.drain(..).collect()
+    }
+
+    /// From now on WAL waits no longer than this, if it waits at all.
+    pub fn set_flush_interval(&self, interval: Duration) {
+        self.lock().flush_interval = Some(interval);
+    }
+
+    /// What was set since the start.
+    pub(crate) fn flush_interval(&self) -> Option<Duration> {
+        self.lock().flush_interval
+    }
+
     /// Nothing will be streamed.
     pub fn disabled(&self) {
         self.set_phase(StreamPhase::Stopped);
@@ -92,6 +150,9 @@ impl StreamState {
         if inner.status.state != StreamPhase::Stopped || phase != StreamPhase::Connecting {
             inner.status.state = phase;
         }
+        inner.touched = Some(Instant::now());
+        // While it looks whether the slot is free now, it still stands by.
+        inner.waits_for_slot &= phase == StreamPhase::Connecting;
         inner.streaming_since = None;
     }
 
@@ -99,16 +160,33 @@ impl StreamState {
         let mut inner = self.lock();
         inner.status.state = StreamPhase::Streaming;
         inner.streaming_since.get_or_insert_with(Instant::now);
+        inner.waits_for_slot = false;
+        inner.touched = Some(Instant::now());
         let status = &mut inner.status;
         change(status);
         status.lag_bytes = status.server_lsn.zip(status.durable_lsn).map(|(s, d)| s.bytes_since(d));
     }
 
     /// Notes an error. Returns whether it is another one than the last, and so worth a line in the log.
+    ///
+    /// One that goes on is told from here now and then, with its count.
     pub(crate) fn set_error(&self, message: &str) -> bool {
         let mut inner = self.lock();
-        let news = inner.last_error.as_ref().is_none_or(|last| last.message != message);
+        inner.touched = Some(Instant::now());
         inner.last_error = Some(LastError { message: message.to_owned(), at: jiff::Timestamp::now() });
-        news
+        let told = inner.told.get_or_insert_with(|| Repeats::new(SILENCE));
+        match told.note(message, Instant::now().into_std()) {
+            Told::Now(1) => true,
+            Told::Now(count) => {
+                tracing::warn!(count, "it goes on: {message}");
+                false
+            }
+            Told::Counted => false,
+        }
+    }
+
+    /// For how long nothing has been heard of the stream: neither WAL nor a sign of life, no error, no other phase.
+    pub fn quiet_for(&self) -> Duration {
+        self.lock().touched.map(|touched| touched.elapsed()).unwrap_or_default()
     }
 }

@@ -325,6 +325,13 @@ impl Tail {
         self.hurry = true;
     }
 
+    /// WAL waits no longer than this from now on. Without a meaning where it is flushed at once.
+    pub(crate) fn set_flush_interval(&mut self, interval: Duration) {
+        if let Flush::Every(current) = &mut self.flush {
+            *current = interval;
+        }
+    }
+
     /// When [`Tail::plan`] has something to do though nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Tick> {
         match self.flush {

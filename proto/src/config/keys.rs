@@ -42,6 +42,11 @@ pub(super) const KEYS: &[&str] = &[
     "schedule.drill",
     "schedule.timezone",
     "schedule.jitter",
+    "notify.command",
+    "notify.webhook",
+    "notify.timeout",
+    "notify.after",
+    "log.level",
     "drill.scratch",
     "drill.bindir",
     "drill.patience",
@@ -53,8 +58,14 @@ pub(super) const KEYS: &[&str] = &[
 ];
 
 /// Keys whose values are never repeated in a message: they may hold a secret, or one was put there by mistake.
-pub(super) const SECRET: &[&str] =
-    &["repository", "postgres", "storage.endpoint", "storage.kms_key", "encryption.recipients"];
+pub(super) const SECRET: &[&str] = &[
+    "repository",
+    "postgres",
+    "storage.endpoint",
+    "storage.kms_key",
+    "encryption.recipients",
+    "notify.webhook",
+];
 
 /// The known keys and sections within `section` ("" for the top level), without their section's name.
 pub(super) fn known_in(section: &str) -> impl Iterator<Item = &'static str> {

@@ -7,7 +7,9 @@
 mod backup;
 mod error;
 mod keys;
+mod log;
 mod names;
+mod notify;
 mod read;
 mod schedule;
 mod values;
@@ -20,7 +22,9 @@ use std::time::Duration;
 
 pub use backup::{BackupConfig, ReadRate, TakeFrom, UploadRate};
 pub use error::ConfigError;
+pub use log::{LogConfig, LogLevel};
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
+pub use notify::NotifyConfig;
 pub use schedule::ScheduleConfig;
 
 /// Where the file is looked for when nothing names one.
@@ -58,6 +62,10 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// `[schedule]`
     pub schedule: ScheduleConfig,
+    /// `[notify]`
+    pub notify: NotifyConfig,
+    /// `[log]`
+    pub log: LogConfig,
     /// `[drill]`
     pub drill: DrillConfig,
     /// `[http]`
@@ -278,7 +286,7 @@ impl Config {
     }
 }
 
-/// `postgres` may hold a password: it is left out.
+/// `postgres` and `notify.webhook` may hold a secret: they are left out.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -293,6 +301,8 @@ impl fmt::Debug for Config {
             .field("encryption", &self.encryption)
             .field("retention", &self.retention)
             .field("schedule", &self.schedule)
+            .field("notify.command", &self.notify.command)
+            .field("log", &self.log)
             .field("drill", &self.drill)
             .field("http", &self.http)
             .finish()

@@ -75,6 +75,8 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
                 .unwrap_or(RetentionConfig::default().grace),
         },
         schedule: super::schedule::read(&reader)?,
+        notify: super::notify::read(&reader)?,
+        log: super::log::read(&reader)?,
         drill: DrillConfig {
             scratch: reader.path("drill.scratch")?.unwrap_or(drill.scratch),
             bindir: reader.path("drill.bindir")?,
@@ -95,7 +97,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::keys::{KEYS, SECRET};
-    use super::super::{ReadRate, Retention, TakeFrom, UploadRate};
+    use super::super::{LogLevel, ReadRate, Retention, TakeFrom, UploadRate};
     use super::*;
 
     const FULL: &str = r#"
@@ -153,6 +155,15 @@ drill = "0 6 1 * *"
 timezone = "Europe/Berlin"
 jitter = "10m"
 
+[notify]
+command = ["/usr/local/bin/page", "--team", "db"]
+webhook = "https://hooks.example.com/x"
+timeout = "5s"
+after = "1m"
+
+[log]
+level = "debug"
+
 [drill]
 scratch = "/srv/scratch"
 bindir = "/opt/pg/bin"
@@ -197,6 +208,10 @@ listen = "127.0.0.1:9187"
         );
         assert_eq!(read.drill.settings["shared_preload_libraries"], "timescaledb");
         assert_eq!((read.drill.patience, read.drill.amcheck), (MINUTE, false));
+        assert_eq!((read.notify.command.len(), read.notify.after), (3, MINUTE));
+        assert_eq!(read.notify.webhook.as_deref(), Some("https://hooks.example.com/x"));
+        assert_eq!(read.log.level, LogLevel::Debug);
+        assert_ne!(read.notify.timeout, Config::default().notify.timeout);
         assert_eq!(read.http.listen.map(|address| address.port()), Some(9187));
         // Nothing is left at its default, so no key was forgotten.
         let default = Config::default();
@@ -276,6 +291,11 @@ listen = "127.0.0.1:9187"
             ("[drill]\nsettings = { work_mem = 1 }", "a table of settings"),
             ("[drill]\nsettings = { \"a b\" = \"1\" }", "a table of settings"),
             ("[http]\nlisten = \"localhost\"", "an address and a port"),
+            ("[notify]\ncommand = \"page\"", "a list of a program and its arguments"),
+            ("[log]\nlevel = \"loud\"", "\"trace\" is expected"),
+            ("[notify]\ncommand = []", "a list of a program and its arguments"),
+            ("[notify]\nwebhook = \"hooks.example.com\"", "https://"),
+            ("[notify]\ntimeout = \"0s\"", "from 1s to 10m"),
             ("[storage]\nendpoint = \"http://127.0.0.1:9000\"", "allow_http = true"),
             ("[storage]\nendpoint = \"ftp://x\"", "https://"),
             ("[encryption]\nrecipients = [\"AGE-SECRET-KEY-1X\"]", "public keys"),
@@ -301,11 +321,13 @@ listen = "127.0.0.1:9187"
             "postgres = [\"password=HIDDEN\"]",
             "postgres = \"password=HIDDEN",
             "[storage]\nendpoint = \"ftp://HIDDEN@x\"",
+            "[notify]\nwebhook = \"ftp://x/HIDDEN\"",
         ] {
             let error = config(text).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("HIDDEN"), "{error:?}");
         }
-        let read = config("postgres = \"password=HIDDEN\"").unwrap();
+        let read =
+            config("postgres = \"password=HIDDEN\"\n[notify]\nwebhook = \"https://x/HIDDEN\"").unwrap();
         assert!(!format!("{read:?}").contains("HIDDEN"));
     }
 

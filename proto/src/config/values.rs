@@ -302,6 +302,29 @@ impl<'a> Reader<'a> {
         Ok(by_window.or(by_full))
     }
 
+    /// A program and its arguments.
+    pub(super) fn command(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {
+        let Some(found) = self.find(key) else { return Ok(Vec::new()) };
+        let word = |value: &Spanned<DeValue<'_>>| {
+            value.get_ref().as_str().filter(|text| !text.contains('\0')).map(str::to_owned)
+        };
+        let words =
+            found.get().as_array().and_then(|array| array.iter().map(word).collect::<Option<Vec<_>>>());
+        words.filter(|words| words.first().is_some_and(|program| !program.is_empty())).ok_or_else(|| {
+            found.refuse("a list of a program and its arguments is expected, such as [\"/usr/local/bin/page\", \"db\"]")
+        })
+    }
+
+    /// A URL, of which nothing is repeated.
+    pub(super) fn webhook(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
+        let Some(found) = self.find(key) else { return Ok(None) };
+        let allowed = "a URL in quotes that begins with https:// or http:// is expected";
+        let url = found.string(allowed)?;
+        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        let fits = host.is_some_and(|host| !host.is_empty() && !url.contains(char::is_whitespace));
+        if fits { Ok(Some(url.to_owned())) } else { Err(found.refuse(allowed)) }
+    }
+
     /// Five or six fields of a crontab. Only their form is checked: whoever runs the schedule computes with them.
     pub(super) fn cron(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
         let Some(found) = self.find(key) else { return Ok(None) };

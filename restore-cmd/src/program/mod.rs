@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use proto::config::ClusterName;
 
 pub use load::{config_file, load};
-pub use logging::{LogFormat, init_logging};
+pub use logging::{LogFormat, init_logging, set_log_level};
 pub use progress::Progress;
 pub use report::{Failure, failure, hint, report};
 pub use secret::no_password;

@@ -28,7 +28,14 @@ impl std::error::Error for Failure {}
 /// Prints `error: …`, each cause on a line of its own, and `hint: …` if there is one; a JSON line when logs are.
 pub fn report(error: &anyhow::Error) {
     match logging::format() {
-        LogFormat::Text => super::progress::around_bars(|| eprint!("{}", render(error))),
+        LogFormat::Text => {
+            let text = render(error);
+            let told = match logging::is_journal() {
+                true => text.lines().map(|line| format!("<3>{line}\n")).collect(),
+                false => text,
+            };
+            super::progress::around_bars(|| eprint!("{told}"));
+        }
         LogFormat::Json => {
             let causes: Vec<String> = causes(error);
             tracing::error!(causes = causes.join(": "), hint = hint(error).unwrap_or_default(), "{error}");
