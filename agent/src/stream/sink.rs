@@ -9,9 +9,11 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use proto::wal::SegmentName;
 use repository::{Branch, Epoch, FragmentName, Journal, JournalName};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::action::{Append, Content, JobId, PutFragment, PutSegment};
+use super::counts::PutKind;
 use super::error::is_final;
 use super::state::StreamState;
 
@@ -56,6 +58,7 @@ impl Sink {
     /// Stores a fragment. Returns once it is durable, or when trying is pointless.
     pub(crate) async fn put_fragment(self, put: PutFragment) -> repository::Result<Stored> {
         let PutFragment { job, segment, range, server_time, content, replaces } = put;
+        let begun = Instant::now();
         let what = format!("WAL {segment} [{}, {})", range.start, range.end);
         let this = &self;
         let name = this
@@ -75,6 +78,7 @@ impl Sink {
                 }
             })
             .await?;
+        self.state.counts().put(PutKind::Fragment, content.len() as u64, begun.elapsed());
         debug!(%segment, from = range.start, to = range.end, "stored a fragment");
         self.names().insert((segment, range.start, range.end), name);
         Ok(Stored { job, buffer: Some(content) })
@@ -88,11 +92,15 @@ impl Sink {
         put: Append,
     ) -> (Option<Journal>, repository::Result<Stored>) {
         let what = format!("WAL {} [{}, {})", put.segment, put.range.start, put.range.end);
+        let begun = Instant::now();
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         loop {
             match self.try_append(&mut journal, &put).await {
                 // Durable: a record counts when the sync after it has returned.
-                Ok(()) => return (journal, Ok(Stored { job: put.job, buffer: None })),
+                Ok(()) => {
+                    self.state.counts().put(PutKind::Record, put.content.len() as u64, begun.elapsed());
+                    return (journal, Ok(Stored { job: put.job, buffer: None }));
+                }
                 Err(error) if is_final(&error) => return (None, Err(error)),
                 Err(error) => self.wait_after(&what, &error, &mut backoff).await,
             }
@@ -124,6 +132,7 @@ impl Sink {
     /// Stores a whole segment. Returns once it is durable, or when trying is pointless.
     pub(crate) async fn put_segment(self, put: PutSegment) -> repository::Result<Stored> {
         let PutSegment { job, segment, digest, server_time, content } = put;
+        let begun = Instant::now();
         let what = format!("WAL segment {segment}");
         let (this, bytes) = (&self, &content);
         let stored = this
@@ -139,6 +148,7 @@ impl Sink {
                 }
             })
             .await?;
+        self.state.counts().put(PutKind::Segment, self.branch.segment_size().bytes(), begun.elapsed());
         debug!(%segment, ?stored, "the segment is whole");
         // Durable: put_segment has stored it, or found the same content, and has seen no other.
         self.known.stored(segment, digest);
@@ -215,6 +225,7 @@ impl Sink {
     }
 
     async fn wait_after(&self, what: &str, error: &repository::Error, backoff: &mut Backoff) {
+        self.state.counts().retry();
         let text = format!("cannot store {what}: {error}");
         if self.state.set_error(&text) {
             warn!("{text}; nothing of it is acknowledged, trying again");
