@@ -13,6 +13,7 @@ pub mod counters;
 pub mod drill;
 pub mod find;
 pub mod finding;
+pub mod http;
 pub mod notify;
 pub mod schedule;
 pub mod server;

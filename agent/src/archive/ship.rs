@@ -17,7 +17,7 @@ use repository::{Branch, Repository};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
-use super::{KnownSegments, backlog};
+use super::{ArchiveCounts, KnownSegments, backlog};
 
 /// Files that are stored side by side: of 16 MiB each, 64 MiB of memory; larger ones are read in pieces.
 pub(super) const CONCURRENCY: usize = 4;
