@@ -1,7 +1,7 @@
 //! `walkeep run`: the daemon.
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -20,6 +20,7 @@ use super::list::BackupLine;
 use crate::archive::{Archive, KnownSegments};
 use crate::backoff::Backoff;
 use crate::drill::LastDrills;
+use crate::http::{self, Watched};
 use crate::notify::{Event, EventKind, Events, Notifier, watch_agent};
 use crate::schedule::{Keeper, Runner, Schedule};
 use crate::server::{AgentState, BackupSource, Listener, serve};
@@ -42,7 +43,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let config = load(global)?;
     let cluster = config.cluster.clone().unwrap_or_default();
     super::repository_url(&config)?;
-    warn_of_unused(&config);
+    let http = http::Settings::load(&config.http)?;
     let schedule = Schedule::new(&config.schedule, &cluster);
     let schedule = schedule.map_err(|error| failure(error.to_string(), error.hint()))?;
     let runner = Runner::new(global)?;
@@ -52,12 +53,31 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // Bound first: a second agent is told so before it does anything.
     let listener = Listener::bind(&config.socket_path()).await?;
+    let watching = Arc::new(OnceLock::new());
+    if let Some(settings) = http {
+        tokio::spawn(http::serve(settings, watching.clone(), stop.clone()));
+    }
     let Some(repository) = open(&config, &manager, stop.clone()).await? else { return Ok(ExitCode::SUCCESS) };
     let backups = Arc::new(Mutex::new(()));
     let known = KnownSegments::default();
     let newest = NewestBackup { repository: repository.clone(), cluster: cluster.clone() };
     let state = AgentState::new(cluster.clone(), Arc::new(newest));
     let archive = Archive::new(repository.clone(), cluster.clone(), known.clone());
+
+    if config.http.listen.is_some() {
+        let watched = Watched {
+            state: state.clone(),
+            archive: archive.counts(),
+            repository: repository.clone(),
+            postgres: super::conninfo(&config)?,
+            slot: config.stream.slot.clone(),
+            stream_enabled: config.stream.enabled,
+            synchronous: config.stream.synchronous,
+            flush_interval: config.stream.flush_interval,
+            refresh: config.http.refresh,
+        };
+        watching.get_or_init(|| watched.watch(&stop));
+    }
 
     let (exchange_notify, notify) = watch::channel(config.notify.clone());
     let (events, notifier) = Notifier::new(cluster.clone(), notify.clone());
@@ -332,16 +352,6 @@ async fn backups_after_gaps(
             () = gaps.notified() => due = true,
             () = stopped(&mut stop) => return,
         }
-    }
-}
-
-/// Keys that are read and checked, but that nothing acts upon yet.
-fn warn_of_unused(config: &Config) {
-    let keys = [("http.listen", config.http.listen.is_some())];
-    for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
-        warn!(
-            "`{key}` is set, but this version of walkeep does not act on it yet: nothing happens by itself"
-        );
     }
 }
 

@@ -20,6 +20,7 @@
 mod action;
 mod appender;
 mod connect;
+mod counts;
 mod error;
 mod follow;
 mod gathered;
@@ -43,6 +44,7 @@ mod state;
 mod tail;
 mod window;
 
+pub use counts::{PutKind, StreamCounts};
 pub use error::StreamError;
 pub use follow::{StreamOptions, follow};
 pub use receive::receive_until;

@@ -9,9 +9,11 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use proto::wal::SegmentName;
 use repository::{Branch, Epoch, FragmentName, Journal, JournalName};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::action::{Append, Content, JobId, PutFragment, PutSegment};
+use super::counts::PutKind;
 use super::error::is_final;
 use super::state::StreamState;
 
@@ -48,6 +50,7 @@ impl Sink {
     /// Stores a fragment. Returns once it is durable, or when trying is pointless.
     pub(crate) async fn put_fragment(self, put: PutFragment) -> repository::Result<JobId> {
         let PutFragment { job, segment, range, server_time, content, replaces } = put;
+        let (begun, length) = (Instant::now(), content.len() as u64);
         let (branch, places) = (&self.branch, (range.start, range.end));
         let mut parcel = branch.fragment_parcel(&self.epoch, segment, places, server_time, content).await?;
         let what = format!("WAL {segment} [{}, {})", range.start, range.end);
@@ -63,6 +66,7 @@ impl Sink {
                 Err(error) => self.try_again(&what, error, &mut backoff).await?,
             }
         };
+        self.state.counts().put(PutKind::Fragment, length, begun.elapsed());
         debug!(%segment, from = range.start, to = range.end, "stored a fragment");
         self.names().insert((segment, range.start, range.end), name);
         Ok(job)
@@ -76,11 +80,15 @@ impl Sink {
         put: Append,
     ) -> (Option<Journal>, repository::Result<JobId>) {
         let what = format!("WAL {} [{}, {})", put.segment, put.range.start, put.range.end);
+        let begun = Instant::now();
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         loop {
             match self.try_append(&mut journal, &put).await {
                 // Durable: a record counts when the sync after it has returned.
-                Ok(()) => return (journal, Ok(put.job)),
+                Ok(()) => {
+                    self.state.counts().put(PutKind::Record, put.content.len() as u64, begun.elapsed());
+                    return (journal, Ok(put.job));
+                }
                 Err(error) => {
                     if let Err(error) = self.try_again(&what, error, &mut backoff).await {
                         return (None, Err(error));
@@ -115,6 +123,7 @@ impl Sink {
     /// Stores a whole segment. Returns once it is durable, or when trying is pointless.
     pub(crate) async fn put_segment(self, put: PutSegment) -> repository::Result<JobId> {
         let PutSegment { job, segment, digest, server_time, content } = put;
+        let begun = Instant::now();
         let (what, branch, time) = (format!("WAL segment {segment}"), &self.branch, Some(server_time));
         let stored = match content {
             Content::Memory(pieces) => {
@@ -132,6 +141,7 @@ impl Sink {
                 self.insist(&what, || branch.put_segment_stream(segment, digest, time, parts())).await?
             }
         };
+        self.state.counts().put(PutKind::Segment, self.branch.segment_size().bytes(), begun.elapsed());
         debug!(%segment, ?stored, "the segment is whole");
         // Durable: it was stored, or the same content was found, and no other was seen.
         self.known.stored(segment, digest);
@@ -213,6 +223,7 @@ impl Sink {
         if is_final(&error) {
             return Err(error);
         }
+        self.state.counts().retry();
         let text = format!("cannot store {what}: {error}");
         if self.state.set_error(&text) {
             warn!("{text}; nothing of it is acknowledged, trying again");

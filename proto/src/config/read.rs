@@ -6,8 +6,8 @@ use toml::de::DeTable;
 
 use super::values::{CENTURY, DAY, HOUR, MILLISECOND, MINUTE, Reader, SECOND, line_of};
 use super::{
-    CompressionConfig, Config, ConfigError, DrillConfig, EncryptionConfig, HttpConfig, RetentionConfig,
-    StorageConfig, StreamConfig,
+    CompressionConfig, Config, ConfigError, DEFAULT_LISTEN, DrillConfig, EncryptionConfig, HttpConfig,
+    RetentionConfig, StorageConfig, StreamConfig,
 };
 
 /// Reads the file's content.
@@ -86,7 +86,14 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
             database: reader.text("drill.database")?.unwrap_or(drill.database),
             settings: reader.settings("drill.settings")?,
         },
-        http: HttpConfig { listen: reader.listen("http.listen")? },
+        http: HttpConfig {
+            // The section alone asks for the page.
+            listen: reader.listen("http.listen")?.or(reader.has("http").then_some(DEFAULT_LISTEN)),
+            token_file: reader.path("http.token_file")?,
+            certificate_file: reader.path("http.certificate_file")?,
+            key_file: reader.path("http.key_file")?,
+            refresh: reader.duration("http.refresh", SECOND..=DAY)?.unwrap_or(HttpConfig::default().refresh),
+        },
     })
 }
 
@@ -175,7 +182,11 @@ database = "app"
 settings = { shared_preload_libraries = "timescaledb" }
 
 [http]
-listen = "127.0.0.1:9187"
+listen = "127.0.0.1:9188"
+token_file = "/etc/walkeep/token"
+certificate_file = "/etc/walkeep/http.crt"
+key_file = "/etc/walkeep/http.key"
+refresh = "2m"
 "#;
 
     fn message(text: &str) -> String {
@@ -214,7 +225,14 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.notify.webhook.as_deref(), Some("https://hooks.example.com/x"));
         assert_eq!(read.log.level, LogLevel::Debug);
         assert_ne!(read.notify.timeout, Config::default().notify.timeout);
-        assert_eq!(read.http.listen.map(|address| address.port()), Some(9187));
+        assert_eq!(read.http.listen.map(|address| address.port()), Some(9188));
+        assert_eq!(read.http.refresh, 2 * MINUTE);
+        assert!(
+            read.http.token_file.is_some()
+                && read.http.certificate_file.is_some()
+                && read.http.key_file.is_some()
+        );
+        assert_eq!(config("[http]").unwrap().http.listen, Some(DEFAULT_LISTEN));
         // Nothing is left at its default, so no key was forgotten.
         let default = Config::default();
         assert_ne!(read.stream, default.stream);
@@ -299,6 +317,7 @@ listen = "127.0.0.1:9187"
             ("[notify]\ncommand = []", "a list of a program and its arguments"),
             ("[notify]\nwebhook = \"hooks.example.com\"", "https://"),
             ("[notify]\ntimeout = \"0s\"", "from 1s to 10m"),
+            ("[http]\nrefresh = \"10ms\"", "from 1s to 1d"),
             ("[storage]\nendpoint = \"http://127.0.0.1:9000\"", "allow_http = true"),
             ("[storage]\nendpoint = \"ftp://x\"", "https://"),
             ("[encryption]\nrecipients = [\"AGE-SECRET-KEY-1X\"]", "public keys"),

@@ -94,6 +94,7 @@ impl Upload {
         }
         // Complete: nothing is left to abort.
         self.parts = None;
+        self.store.inner.activity.object(self.written);
         Ok(self.written)
     }
 
