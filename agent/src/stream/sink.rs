@@ -50,7 +50,7 @@ impl Sink {
     /// Stores a fragment. Returns once it is durable, or when trying is pointless.
     pub(crate) async fn put_fragment(self, put: PutFragment) -> repository::Result<JobId> {
         let PutFragment { job, segment, range, server_time, content, replaces } = put;
-        let (begun, length) = (Instant::now(), content.len() as u64);
+        let (begun, length) = (Instant::now(), u64::from(range.end - range.start));
         let (branch, places) = (&self.branch, (range.start, range.end));
         let mut parcel = branch.fragment_parcel(&self.epoch, segment, places, server_time, content).await?;
         let what = format!("WAL {segment} [{}, {})", range.start, range.end);
