@@ -53,6 +53,9 @@ impl Cli {
     /// Runs the verb to its end. Exit codes: 0, 1 failed; clap itself exits with 2 on wrong usage.
     pub fn run(self) -> ExitCode {
         crate::schedule::end_with_the_agent();
+        if let Verb::Run(_) = self.verb {
+            crate::memory::give_back();
+        }
         program::init_logging(&self.global);
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,

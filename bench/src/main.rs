@@ -15,6 +15,7 @@ mod pgbackrest;
 mod picture;
 mod receiver;
 mod report;
+mod restore;
 mod spread;
 mod stage;
 mod tail;
@@ -28,7 +29,7 @@ use report::Report;
 
 type Bench = (&'static str, &'static str, fn() -> Result<Report>);
 
-const BENCHES: [Bench; 12] = [
+const BENCHES: [Bench; 13] = [
     (
         "archive-cmd",
         "a segment that the agent holds, against cat and cp; start-up, against true",
@@ -52,6 +53,7 @@ const BENCHES: [Bench; 12] = [
     ("fetch", "restore-cmd fetch against cp", fetch::run),
     ("tail", "a flush in a directory: a record in a journal, against other ways", tail::run),
     ("find", "all WAL of a repository, against pg_waldump --stats", find::run),
+    ("restore", "--delta after damage and export of a table, against a whole restore; memory", restore::run),
     ("pgbackrest", "backup, restore and archive_command against Debian's pgBackRest", pgbackrest::run),
 ];
 

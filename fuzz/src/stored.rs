@@ -2,22 +2,90 @@
 //!
 //! The ordinary tests include this file too (`agent/tests/corpus.rs`) and run it over the corpus.
 
+use std::sync::Arc;
+
 use agent::backup::tar::{MemberKind, TarEvent, TarParser};
 use bytes::Bytes;
-use proto::SystemId;
+use object_store::memory::InMemory;
+use proto::wal::{SegmentName, SegmentSize};
+use proto::{SystemId, TimelineId};
 use repository::backup::BackupLabel;
 use repository::manifest::{Entry, Manifest, escape, unescape};
-use repository::sealed::{Encryption, parse_header};
-use repository::{Epoch, Expected, Header, Key, Kind, Sealing, Unsealing, WriterId, seal, unseal};
+use repository::sealed::{Encryption, HEADER_LENGTH, parse_header};
+use repository::{
+    Branch, BranchFacts, Epoch, Expected, Header, JournalName, Key, Kind, Repository, Sealing, Store,
+    Unsealing, WriterId, chance, seal, unseal,
+};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::targets::Target;
 
 /// All targets, by the names of their folders in the corpus.
-pub const STORED: &[(&str, Target)] =
-    &[("manifest", manifest), ("object_names", object_names), ("sealed_object", sealed_object), ("tar", tar)];
+pub const STORED: &[(&str, Target)] = &[
+    ("journal", journal),
+    ("manifest", manifest),
+    ("object_names", object_names),
+    ("sealed_object", sealed_object),
+    ("tar", tar),
+];
 
 /// The most content that a sealed object may have here.
 const MOST: u64 = 64 << 10;
+
+/// The records of a journal, as a crash, a disk or an older file may have left them: a reader gets what the listing promises, or
+/// an error; and what is behind the records, or changed in one, leads to no other bytes.
+pub fn journal(data: &[u8]) {
+    let Some(whole) = BRANCH.with(|branch| read_journal(branch, data)) else { return };
+    let mut changed = data.to_vec();
+    if let Some(at) = (bit(data) / 8).checked_rem(data.len()) {
+        changed[at] ^= 1 << (bit(data) % 8);
+    }
+    for other in [changed, [data, &[0; 100]].concat()] {
+        if let Some(read) = BRANCH.with(|branch| read_journal(branch, &other)) {
+            assert!(whole.starts_with(&read) || read.starts_with(&whole), "other bytes");
+        }
+    }
+}
+
+thread_local! {
+    /// A repository in memory.
+    static BRANCH: (Runtime, Branch) = {
+        // In place, not in other threads.
+        chance::seed(0);
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        let branch = runtime.block_on(async {
+            let store = Store::over(Arc::new(InMemory::new()), "memory");
+            Repository::create(store.clone()).await?;
+            let repository = Repository::open(store, Sealing::plain(1), Unsealing::none()).await?;
+            let facts = BranchFacts { segment_size: SegmentSize::DEFAULT, server_version: 150_018 };
+            repository.begin_branch(&"main".parse().expect("a name"), SystemId(7), facts).await
+        });
+        (runtime, branch.expect("it is in memory"))
+    };
+}
+
+/// What a journal with these records holds; `None` if it is found to be damaged.
+fn read_journal((runtime, branch): &(Runtime, Branch), records: &[u8]) -> Option<Bytes> {
+    let segment = SegmentName { timeline: TimelineId::FIRST, log: 0, seg: 1 };
+    let epoch = Epoch { number: 1, writer: WriterId::from_number(1) };
+    let name = JournalName { segment, epoch, from: 0, nonce: 1 };
+    let front =
+        seal(&branch.header(Kind::Journal, &name.key()), b"", &Sealing::plain(1)).expect("it can be sealed");
+    runtime.block_on(async {
+        let object = [&front[..HEADER_LENGTH], records].concat();
+        branch.store().put(&branch.key(&name.key()), object.into()).await.expect("memory takes it");
+        match branch.fragments(segment).await.ok()?[..] {
+            [] => Some(Bytes::new()),
+            [fragment] => {
+                assert!(fragment.to > fragment.from);
+                let bytes = branch.read_fragment(&fragment).await.ok()?;
+                assert_eq!(bytes.len(), fragment.to as usize);
+                Some(bytes)
+            }
+            _ => panic!("one journal is two fragments"),
+        }
+    })
+}
 
 /// Manifests' text: what is read is written the same.
 pub fn manifest(data: &[u8]) {
@@ -88,13 +156,17 @@ pub fn sealed_object(data: &[u8]) {
     }
 }
 
+/// A number that follows from all of the input.
+fn bit(data: &[u8]) -> usize {
+    data.iter().fold(data.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)))
+}
+
 /// Sealed, and with a bit changed that the content chooses: it comes back as it was, or not at all.
 fn changed(header: &Header, content: &[u8], expected: &Expected) {
     let object = seal(header, content, &Sealing::plain(1)).expect("it can be sealed");
     let opened = |object: &[u8]| unseal(object, expected, &Unsealing::none()).map(|(_, content)| content);
     assert_eq!(opened(&object).ok().as_deref(), Some(content));
-    let bit =
-        content.iter().fold(content.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+    let bit = bit(content);
     let mut object = object.to_vec();
     let at = bit / 8 % object.len();
     object[at] ^= 1 << (bit % 8);

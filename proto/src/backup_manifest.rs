@@ -3,9 +3,13 @@
 //! JSON, one file a line, closed by a SHA-256 over every byte before the line that holds it. What is written here
 //! is byte for byte what a server writes for the same files.
 
+mod write;
+
 use std::borrow::Cow;
 
 use serde::Deserialize;
+
+pub use write::BackupManifestWriter;
 
 use crate::checksum::sha256;
 use crate::{Lsn, SystemId, TimelineId};
@@ -177,32 +181,6 @@ impl BackupManifest {
                 .collect(),
         })
     }
-
-    /// Writes it as a server would, with its own checksum.
-    pub fn write(&self) -> Vec<u8> {
-        let mut text = format!("{{ \"PostgreSQL-Backup-Manifest-Version\": {},\n", self.version);
-        if let Some(system_id) = self.system_id {
-            text += &format!("\"System-Identifier\": {system_id},\n");
-        }
-        text += "\"Files\": [";
-        for (index, file) in self.files.iter().enumerate() {
-            text += if index == 0 { "\n" } else { ",\n" };
-            file.write(&mut text);
-        }
-        text += "\n],\n\"WAL-Ranges\": [\n";
-        for (index, range) in self.wal_ranges.iter().enumerate() {
-            let comma = if index == 0 { "" } else { ",\n" };
-            let WalRange { timeline, start, end } = range;
-            text += comma;
-            text += &format!(
-                "{{ \"Timeline\": {timeline}, \"Start-LSN\": \"{start}\", \"End-LSN\": \"{end}\" }}"
-            );
-        }
-        text += "\n],\n";
-        let checksum = hex(&sha256(text.as_bytes()));
-        text += &format!("\"Manifest-Checksum\": \"{checksum}\"}}\n");
-        text.into_bytes()
-    }
 }
 
 impl FileLine<'_> {
@@ -230,24 +208,6 @@ impl FileLine<'_> {
         let last_modified =
             read_time(&self.last_modified).ok_or_else(|| malformed("a file's time is not one in GMT"))?;
         Ok(FileEntry { path, size: self.size, last_modified, checksum })
-    }
-}
-
-impl FileEntry {
-    fn write(&self, text: &mut String) {
-        *text += "{ ";
-        // Only text has a JSON form; any other name goes as hexadecimal digits.
-        match std::str::from_utf8(&self.path).ok().and_then(|path| serde_json::to_string(path).ok()) {
-            Some(path) => *text += &format!("\"Path\": {path}, "),
-            None => *text += &format!("\"Encoded-Path\": \"{}\", ", hex(&self.path)),
-        }
-        *text +=
-            &format!("\"Size\": {}, \"Last-Modified\": \"{}\"", self.size, write_time(self.last_modified));
-        if let Some(Checksum { algorithm, bytes }) = &self.checksum {
-            let name = algorithm.name();
-            *text += &format!(", \"Checksum-Algorithm\": \"{name}\", \"Checksum\": \"{}\"", hex(bytes));
-        }
-        *text += " }";
     }
 }
 

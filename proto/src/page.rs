@@ -223,7 +223,8 @@ pub fn is_relation_file(path: &str) -> Option<RelationFile> {
     }
 }
 
-fn relation_file(name: &str) -> Option<RelationFile> {
+/// The same for the name alone, which must lie in a directory of relations.
+pub fn relation_file(name: &str) -> Option<RelationFile> {
     let (name, segment_no) = match name.split_once('.') {
         Some((name, segment)) => (name, number(segment)?),
         None => (name, 0),

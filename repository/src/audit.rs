@@ -4,15 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Mutex;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use proto::config::UploadRate;
 use proto::wal::{SegmentName, WalFile};
 use proto::{Lsn, TimelineId};
 
 use crate::backup::{BackupLabel, folder};
 use crate::catalogue::{BrokenHistory, Gap, Inventory};
 use crate::manifest::ManifestHead;
-use crate::pack::{PackEntry, PackReader, pack_key};
+use crate::pack::{Pace, PackEntry, PackReader, pack_key};
 use crate::wal::segment_key;
 use crate::{Branch, Error, FragmentName, JournalName, Key, Result};
 
@@ -206,11 +208,18 @@ impl Audit {
         packs + wal.sum::<u64>()
     }
 
-    /// Reads every byte of what the quick look has found to be there. `done` hears of bytes that were read.
+    /// Reads every byte of what the quick look has found to be there, no more of them in a second than `rate` allows,
+    /// counted uncompressed. `done` hears of bytes that were read.
     ///
     /// # Errors
     /// The store failed, or no identity opens what is encrypted: then not everything was read.
-    pub async fn deep(&self, branch: &Branch, done: impl Fn(u64) + Send + Sync) -> Result<Vec<Trouble>> {
+    pub async fn deep(
+        &self,
+        branch: &Branch,
+        rate: Option<UploadRate>,
+        done: impl Fn(u64) + Send + Sync,
+    ) -> Result<Vec<Trouble>> {
+        let pace = Mutex::new(Pace::new(rate));
         let missing: BTreeSet<&Key> =
             self.troubles.iter().filter_map(|trouble| trouble.object.as_ref()).collect();
         let is_there = |pack: &PackEntry| !missing.contains(&branch.key(&pack_key(pack.name())));
@@ -231,7 +240,7 @@ impl Audit {
         let with_manifest = self.inventory.backups.iter().filter(|head| head.server_manifest.is_some());
         items.extend(with_manifest.map(|head| Item::ServerManifest(Box::new(head.clone()))));
         let found: Vec<Option<Trouble>> = stream::iter(items)
-            .map(async |item| self.look(branch, item, &done).await)
+            .map(async |item| self.look(branch, item, &pace, &done).await)
             .buffered(branch.store().concurrency())
             .try_collect()
             .await?;
@@ -242,17 +251,20 @@ impl Audit {
         &self,
         branch: &Branch,
         item: Item,
+        pace: &Mutex<Pace>,
         done: &(impl Fn(u64) + Sync),
     ) -> Result<Option<Trouble>> {
         let size = self.inventory.segment_size();
         let outcome = match &item {
-            Item::Pack(pack, _) => read_pack(branch, pack, done).await,
+            Item::Pack(pack, _) => read_pack(branch, pack, pace, done).await,
             Item::BlockDigests(pack) => branch.read_pack_blocks(pack.name()).await.map(|_| ()),
             Item::Segment(name) => {
+                Pace::pass_shared(pace, size.bytes() as usize).await;
                 let read = branch.read_segment_to(*name, std::io::sink()).await;
                 read.map(done)
             }
             Item::Fragment(fragment) => {
+                Pace::pass_shared(pace, (fragment.to - fragment.from) as usize).await;
                 let read = branch.read_fragment(fragment).await;
                 read.map(|content| done(content.len() as u64))
             }
@@ -305,10 +317,11 @@ impl Audit {
     }
 }
 
-async fn read_pack(branch: &Branch, pack: &PackEntry, done: &impl Fn(u64)) -> Result<()> {
+async fn read_pack(branch: &Branch, pack: &PackEntry, pace: &Mutex<Pace>, done: &impl Fn(u64)) -> Result<()> {
     let whole = (pack.raw_length() > 0).then_some(0..pack.raw_length());
     let mut pieces = PackReader::read(branch, pack, whole.as_slice(), 1).await?;
     while let Some((_, piece)) = pieces.try_next().await? {
+        Pace::pass_shared(pace, piece.len()).await;
         done(piece.len() as u64);
     }
     Ok(())

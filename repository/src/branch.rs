@@ -18,14 +18,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::SystemId;
 use proto::config::ClusterName;
 use proto::wal::SegmentSize;
+use proto::{Digest, SystemId};
 use serde::{Deserialize, Serialize};
 
 use crate::sealed::{
     ContentReader, Encryption, Expected, HEADER_LENGTH, Header, Kind, Sealed, Sealing, Unsealing, WriterId,
-    parse_header, seal_with_digest, unseal,
+    parse_header, seal_with_digest, unseal_with_digest,
 };
 use crate::task::joined;
 use crate::{Error, Key, Result, Store, chance};
@@ -174,12 +174,24 @@ impl Branch {
 
     /// Reads an object, opens and checks it. At most `max_length` bytes of content.
     pub async fn get_sealed(&self, kind: Kind, name: &Key, max_length: u64) -> Result<(Header, Bytes)> {
+        let (header, content, _) = self.get_digested(kind, name, max_length).await?;
+        Ok((header, content))
+    }
+
+    /// The same, with the digest of the content as it was read.
+    pub(crate) async fn get_digested(
+        &self,
+        kind: Kind,
+        name: &Key,
+        max_length: u64,
+    ) -> Result<(Header, Bytes, Digest)> {
         let expected = self.expected(kind, name, max_length);
         let object = self.store().get(&expected.key).await?;
         let unsealing = self.unsealing().clone();
         let key = expected.key.clone();
-        let (header, content) = off_thread(&key, move || unseal(&object, &expected, &unsealing)).await?;
-        Ok((header, content.into()))
+        let opened = off_thread(&key, move || unseal_with_digest(&object, &expected, &unsealing)).await;
+        let (header, content, digest) = opened?;
+        Ok((header, content.into(), digest))
     }
 
     /// Reads only the clear header at an object's front: quick, needs no key, proves nothing.

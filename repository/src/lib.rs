@@ -36,6 +36,6 @@ pub use sealed::{
 };
 pub use store::{Folder, ObjectInfo, Store, Upload};
 pub use wal::{
-    Epoch, EpochFacts, FragmentName, HistoryFile, Journal, JournalName, Place, Stored, Tail, TimelineWal,
-    WalListing,
+    Epoch, EpochFacts, FragmentName, FragmentParcel, HistoryFile, Journal, JournalName, Parcel, Place,
+    SegmentParcel, Stored, Tail, TimelineWal, WalListing,
 };

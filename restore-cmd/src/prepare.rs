@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use proto::SystemId;
 use proto::config::Config;
+use repository::backup::IndexedManifest;
 use repository::catalogue::Inventory;
-use repository::manifest::Manifest;
 use repository::{Branch, Repository};
 
-use crate::plan::{Choice, FetchCommand, Options, Plan, check_time, choose, plan};
+use crate::plan::{Choice, Content, FetchCommand, Options, Plan, check_time, choose, plan};
 use crate::program::{GlobalArgs, config_file, failure};
 use crate::reach::last_record;
 
@@ -19,7 +19,7 @@ pub struct Prepared {
     /// What it will do. Nobody has looked at the directories yet.
     pub plan: Plan,
     /// The backup's manifest.
-    pub manifest: Manifest,
+    pub manifest: IndexedManifest,
 }
 
 /// Where tablespaces go.
@@ -63,27 +63,29 @@ pub async fn prepare(
     check_time(&choice, options, wal_end_time)?;
     choice.last_record = last_record(branch, inventory, &choice, options).await?;
     let backup = branch.backup(&choice.backup.label).await?;
-    let manifest = branch.read_manifest(&backup).await?;
-    let plan = planned(&choice, wal_end_time, &manifest, options, spaces, fetch)?;
+    let manifest = branch.index_manifest(&backup).await?;
+    let content =
+        Content::of(manifest.entries.iter()).context("cannot read the temporary file with the manifest")?;
+    let plan = planned(&choice, wal_end_time, &content, options, spaces, fetch)?;
     Ok(Prepared { plan, manifest })
 }
 
 fn planned(
     choice: &Choice,
     wal_end_time: Option<Timestamp>,
-    manifest: &Manifest,
+    content: &Content,
     options: &Options,
     spaces: Spaces<'_>,
     fetch: &FetchCommand,
 ) -> Result<Plan> {
     let Spaces::Within(folder) = spaces else {
-        return Ok(plan(choice, wal_end_time, manifest, options, fetch)?);
+        return Ok(plan(choice, wal_end_time, content, options, fetch)?);
     };
     let outside = choice.backup.tablespaces.iter().filter(|space| space.location.as_path().is_absolute());
     let moves =
         outside.map(|space| (space.location.as_path().to_owned(), folder.join(space.oid.to_string())));
     let options = Options { tablespaces: moves.collect(), ..options.clone() };
-    Ok(plan(choice, wal_end_time, manifest, &options, fetch)?)
+    Ok(plan(choice, wal_end_time, content, &options, fetch)?)
 }
 
 /// How a recovering server will call `restore-cmd`: by absolute paths, since it runs elsewhere.

@@ -5,20 +5,19 @@
 //! beforehand; if nothing ended after it, recovery goes to the last record instead, which is the same moment.
 
 use anyhow::Result;
-use bytes::Bytes;
+use proto::wal::SegmentNo;
 use proto::wal::ends::TransactionEnds;
 use proto::wal::page::PAGE_SIZE;
-use proto::wal::{SegmentName, SegmentNo};
 use proto::{Lsn, ServerTime};
 use repository::Branch;
-use repository::catalogue::{Inventory, Lineage};
+use repository::catalogue::Inventory;
 
 use crate::plan::{Choice, Options, RecoveryTarget, Seen, TargetTime, last_moment};
 
 /// So many segments are looked into at most: where nobody wrote down when they were sent, it could be all of them.
 const MOST_SEGMENTS: u64 = 32;
 
-/// Longer segments are not held in memory for this.
+/// Longer segments are too much to look through for this.
 const LONGEST_SEGMENT: u64 = 64 << 20;
 
 /// Where the last record of the WAL begins, if no transaction ended after a target that is a time. `None` if one did, if
@@ -60,21 +59,26 @@ async fn look(
     };
     let mut ends = TransactionEnds::default();
     for number in (first..=last).map(SegmentNo) {
-        let Some(bytes) = content(branch, inventory, &choice.lineage, choice.wal_end, number).await? else {
+        let Some(content) = inventory.read_wal(branch, &choice.lineage, number).await? else {
             return Ok(Seen::Unknown);
         };
-        for (index, page) in bytes.chunks(PAGE_SIZE).enumerate() {
-            let address = number.start(size) + (index * PAGE_SIZE) as u64;
-            let found = match ends.read(page, address) {
-                Ok(found) => found,
-                // Replay will judge it; here it only means that nobody can tell.
-                Err(error) => {
-                    tracing::warn!("cannot look into the WAL at {address}: {error}");
-                    return Ok(Seen::Unknown);
+        // What lies behind a hole is another matter.
+        let content = content.up_to(choice.wal_end.bytes_since(number.start(size)));
+        for piece in content.pieces() {
+            let (offset, bytes) = piece?;
+            for (index, page) in bytes.chunks(PAGE_SIZE).enumerate() {
+                let address = number.start(size) + offset + (index * PAGE_SIZE) as u64;
+                let found = match ends.read(page, address) {
+                    Ok(found) => found,
+                    // Replay will judge it; here it only means that nobody can tell.
+                    Err(error) => {
+                        tracing::warn!("cannot look into the WAL at {address}: {error}");
+                        return Ok(Seen::Unknown);
+                    }
+                };
+                if found.iter().any(|end| is_later(end.time)) {
+                    return Ok(Seen::Later);
                 }
-            };
-            if found.iter().any(|end| is_later(end.time)) {
-                return Ok(Seen::Later);
             }
         }
     }
@@ -101,32 +105,4 @@ async fn first_after(
         }
     }
     Ok(first)
-}
-
-/// What there is of a segment before the end of WAL; `None` if it went meanwhile.
-pub(crate) async fn content(
-    branch: &Branch,
-    inventory: &Inventory,
-    lineage: &Lineage,
-    wal_end: Lsn,
-    number: SegmentNo,
-) -> Result<Option<Bytes>> {
-    let size = inventory.segment_size();
-    let length = wal_end.bytes_since(number.start(size)).min(size.bytes());
-    let parts: Vec<_> = lineage.timelines_of(number, size).collect();
-    for part in parts {
-        let name = SegmentName::new(part.timeline, number, size);
-        let Some(wal) = inventory.wal.timelines.get(&part.timeline) else { continue };
-        let bytes = if wal.segments.contains_key(&name) {
-            branch.read_segment(name).await?
-        } else if wal.tail_length(name) > 0 {
-            let Some(tail) = branch.read_tail(name).await? else { return Ok(None) };
-            tail.bytes
-        } else {
-            continue;
-        };
-        let length = usize::try_from(length)?.min(bytes.len());
-        return Ok(Some(bytes.slice(..length)));
-    }
-    Ok(None)
 }

@@ -11,7 +11,7 @@ use proto::page::BLOCK_SIZE;
 use repository::catalogue::Inventory;
 use restore::execute::{Existing, Outcome, execute, foreign};
 use restore::plan::{
-    Archive, FetchCommand, Options, RecoveryTarget, TargetAction, TimelineChoice, choose, plan,
+    Archive, Content, FetchCommand, Options, RecoveryTarget, TargetAction, TimelineChoice, choose, plan,
 };
 use restore::program::Progress;
 use support::*;
@@ -32,7 +32,8 @@ async fn restore(fixture: &Fixture, space: &Path, existing: Existing) -> anyhow:
         tablespaces: vec![("/lost/space".into(), space.to_owned())],
     };
     let choice = choose(&Inventory::load(branch).await?, &options)?;
-    let manifest = branch.read_manifest(&branch.backup(&choice.backup.label).await?).await?;
+    let manifest = branch.index_manifest(&branch.backup(&choice.backup.label).await?).await?;
+    let content = Content::of(manifest.entries.iter())?;
     let fetch = FetchCommand {
         program: "/usr/bin/restore-cmd".into(),
         config: None,
@@ -40,7 +41,7 @@ async fn restore(fixture: &Fixture, space: &Path, existing: Existing) -> anyhow:
         cluster: "main".into(),
         system_id: branch.system_id(),
     };
-    let plan = plan(&choice, None, &manifest, &options, &fetch)?;
+    let plan = plan(&choice, None, &content, &options, &fetch)?;
     execute(branch, manifest, &plan, existing, 2, &Progress::hidden()).await
 }
 
@@ -178,7 +179,7 @@ async fn what_would_be_removed_is_told_beforehand() {
     restore(&fixture, &space, Existing::Refuse).await.unwrap();
     let (branch, pgdata) = (&fixture.branch, fixture.pgdata());
     let backup = branch.backups().await.unwrap().pop().unwrap();
-    let manifest = branch.read_manifest(&backup).await.unwrap();
+    let manifest = branch.index_manifest(&backup).await.unwrap().entries;
     let own = foreign(&pgdata, &[], &manifest).unwrap().entries;
     std::fs::write(pgdata.join("base/5/letter"), "dear").unwrap();
     std::fs::create_dir_all(pgdata.join("a/b")).unwrap();

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use proto::backup_manifest::BackupManifest;
 use proto::page::BLOCK_SIZE;
 use repository::catalogue::Inventory;
+use repository::manifest::{Entry, EntryIndex};
 use restore::execute::{Existing, Outcome, execute};
 use restore::plan::{
-    Archive, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TimelineChoice, choose, plan,
+    Archive, Content, FetchCommand, Options, Plan, RecoveryTarget, TargetAction, TimelineChoice, choose, plan,
 };
 use restore::program::Progress;
 use support::*;
@@ -37,7 +38,8 @@ async fn restore(fixture: &Fixture, options: &Options) -> anyhow::Result<(Plan, 
     let inventory = Inventory::load(branch).await?;
     let choice = choose(&inventory, options)?;
     let time = inventory.time_before(branch, choice.lineage.timeline(), choice.wal_end).await?;
-    let manifest = branch.read_manifest(&branch.backup(&choice.backup.label).await?).await?;
+    let manifest = branch.index_manifest(&branch.backup(&choice.backup.label).await?).await?;
+    let content = Content::of(manifest.entries.iter())?;
     let fetch = FetchCommand {
         program: "/usr/bin/restore-cmd".into(),
         config: None,
@@ -45,7 +47,7 @@ async fn restore(fixture: &Fixture, options: &Options) -> anyhow::Result<(Plan, 
         cluster: "main".into(),
         system_id: branch.system_id(),
     };
-    let plan = plan(&choice, time, &manifest, options, &fetch)?;
+    let plan = plan(&choice, time, &content, options, &fetch)?;
     let outcome = execute(branch, manifest, &plan, Existing::Refuse, 2, &Progress::hidden()).await?;
     Ok((plan, outcome))
 }
@@ -201,14 +203,20 @@ async fn content_that_is_not_the_manifests_is_refused() {
     let head = fixture.backup(0, &made, &[]).await;
     fixture.segments(1, 2..4).await;
     let reference = fixture.branch.backup(&head.label).await.unwrap();
-    let mut manifest = fixture.branch.read_manifest(&reference).await.unwrap();
-    for entry in &mut manifest.entries {
-        if let repository::manifest::Entry::File { path, crc32c, .. } = entry
+    let mut manifest = fixture.branch.index_manifest(&reference).await.unwrap();
+    let mut changed = EntryIndex::default();
+    for entry in manifest.entries.iter() {
+        let mut entry = entry.unwrap();
+        if let Entry::File { path, crc32c, .. } = &mut entry
             && path.as_bytes() == b"base/5/77"
         {
             *crc32c = crc32c.map(|crc| crc ^ 1);
         }
+        changed.push(&entry).unwrap();
     }
+    changed.close().unwrap();
+    manifest.entries = changed;
+    let content = Content::of(manifest.entries.iter()).unwrap();
     let options = options(&fixture.pgdata());
     let choice = choose(&Inventory::load(&fixture.branch).await.unwrap(), &options).unwrap();
     let fetch = FetchCommand {
@@ -218,7 +226,7 @@ async fn content_that_is_not_the_manifests_is_refused() {
         cluster: "main".into(),
         system_id: system_id(),
     };
-    let plan = plan(&choice, None, &manifest, &options, &fetch).unwrap();
+    let plan = plan(&choice, None, &content, &options, &fetch).unwrap();
     let done = execute(&fixture.branch, manifest, &plan, Existing::Refuse, 2, &Progress::hidden()).await;
     let error = format!("{:#}", done.unwrap_err());
     assert!(error.contains("base/5/77") && error.contains("CRC-32C"), "{error}");

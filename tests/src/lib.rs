@@ -10,7 +10,9 @@
 pub mod account;
 pub mod agent;
 pub mod bad;
+pub mod browser;
 pub mod certificates;
+pub mod http;
 pub mod ledger;
 pub mod objects;
 pub mod output;
@@ -31,6 +33,7 @@ pub mod world;
 
 pub use account::Account;
 pub use agent::Agent;
+pub use browser::Browser;
 pub use certificates::Certificates;
 pub use ledger::{Audit, Ledger};
 pub use output::Output;

@@ -179,8 +179,8 @@ fn pg15_file() -> Result<()> {
 }
 
 #[test]
-fn pg18_file() -> Result<()> {
-    a_drill_passes_and_harms_nothing(18, StoreKind::File)
+fn pg18_s3() -> Result<()> {
+    a_drill_passes_and_harms_nothing(18, StoreKind::S3)
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn soak() -> Result<()> {
         (14, StoreKind::S3),
         (16, StoreKind::S3),
         (17, StoreKind::File),
-        (18, StoreKind::S3),
+        (18, StoreKind::File),
     ] {
         a_drill_passes_and_harms_nothing(major, store)?;
     }

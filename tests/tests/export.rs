@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use harness::{Agent, Installation, Output, Postgres, Repo, World, workload};
@@ -33,7 +34,10 @@ impl Shop {
                  PARTITION BY RANGE (at);
              CREATE TABLE orders_old PARTITION OF orders FOR VALUES FROM ('2020-01-01') TO ('2026-01-01');
              CREATE TABLE \"Orders of 2026\" PARTITION OF orders FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
-             CREATE INDEX ON orders (customer)",
+             CREATE INDEX ON orders (customer);
+             CREATE SCHEMA accounts;
+             CREATE TABLE accounts.\"Invoices\" (id serial PRIMARY KEY, total numeric, note text);
+             CREATE INDEX ON accounts.\"Invoices\" (total)",
         )?;
         let mut agent = Agent::configure(&world, &server, &repo)?;
         agent.init()?;
@@ -130,6 +134,64 @@ fn dropped_pg15() -> Result<()> {
 #[test]
 fn dropped_pg18() -> Result<()> {
     the_wrong_table_was_dropped(18)
+}
+
+/// The words of a line, as a shell reads it.
+fn words(line: &str) -> Result<Vec<String>> {
+    let mut shell = Command::new("sh");
+    let read = Output::of(shell.args(["-c", &format!("printf '%s\\n' {line}")]))?.ok()?;
+    Ok(read.stdout.lines().map(str::to_owned).collect())
+}
+
+/// End to end: the wrong table goes, work goes on, `find` tells when it was, its line brings the table into a file, and
+/// `pg_restore` puts that into the server, which has been running all the time.
+#[test]
+fn the_whole_story_pg15() -> Result<()> {
+    let Some(mut shop) = Shop::open(15)? else { return Ok(()) };
+    shop.server.sql(
+        "INSERT INTO accounts.\"Invoices\" (total, note)
+         SELECT n * 1.5, repeat('invoice ', 1 + n % 500) FROM generate_series(1, 2000) n;
+         CREATE TABLE accounts.invoices_of_test AS SELECT 1 AS n",
+    )?;
+    let invoices = "SELECT count(*), sum(total), sum(hashtext(i::text)::bigint) FROM accounts.\"Invoices\" i";
+    let content = shop.server.sql(invoices)?;
+    shop.server.sql("UPDATE customers SET name = name || '!' WHERE id % 7 = 0")?;
+    // It was the test's that should go.
+    shop.server.sql("DROP TABLE accounts.\"Invoices\"")?;
+    workload::transactions(&shop.server, 50)?;
+    shop.server.sql("DELETE FROM orders WHERE customer % 2 = 0; CREATE TABLE later AS SELECT 2 AS n")?;
+    shop.server.sql("DROP TABLE accounts.invoices_of_test")?;
+    let end = shop.server.lsn()?;
+    shop.agent.wait_durable(&end)?;
+    let rest = shop.server.digest_all()?;
+
+    let told = shop.agent.walkeep(&["--quiet", "find", "--relation", "accounts.Invoices"])?.ok()?.stdout;
+    let line = told.lines().skip_while(|line| !line.contains("  DROPPED  "));
+    let line = line.map(str::trim).find(|line| line.starts_with("restore-cmd export "));
+    let words = words(line.with_context(|| format!("no line to export it: {told}"))?)?;
+    let file = shop.world.folder("dumps")?.join("invoices.dump").display().to_string();
+    let words: Vec<&str> =
+        words.iter().map(|word| if word == "FILE" { &file } else { word.as_str() }).collect();
+    ensure!(words[..2] == ["restore-cmd", "export"] && words.contains(&file.as_str()), "{words:?}");
+    shop.export(&words[2..])?.ok()?;
+    shop.is_swept()?;
+
+    ensure!(shop.server.digest_all()? == rest, "the export has touched the server");
+    let load = shop.installation.tool("pg_restore").context("no pg_restore")?;
+    Output::of(shop.world.account().command(load).args([
+        "--exit-on-error",
+        "--dbname",
+        &shop.live(),
+        &file,
+    ]))?
+    .ok()?;
+    assert_eq!(shop.server.sql(invoices)?, content);
+    let next = "SELECT nextval('accounts.\"Invoices_id_seq\"') > 2000";
+    assert_eq!(shop.server.sql(next)?, "t");
+    // Nothing else was touched: without the table all is as it was before it came back.
+    shop.server.sql("DROP TABLE accounts.\"Invoices\"")?;
+    assert_eq!(shop.server.digest_all()?, rest);
+    Ok(())
 }
 
 /// Rows are gone from a table that is still there: the old ones come beside it. And a file is written of each form.

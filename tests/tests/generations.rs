@@ -93,7 +93,9 @@ impl Stage {
         self.repo.s3_server().pass(HOUR * hours);
         let done: Value = agent.walkeep(&["expire", "--json"])?.ok()?.json()?;
         let branch = &done["branches"][0];
-        ensure!(branch["held_back"].as_array().is_some_and(Vec::is_empty), "{done:#}");
+        // The newest manifest of a backup that goes may be younger than the others, by a pack written anew: WAL waits for it.
+        let held = branch["held_back"].as_array().context("`held_back` is no list")?;
+        ensure!(held.iter().all(|why| why == "no WAL goes before the manifests that need it"), "{done:#}");
         let packs = branch["rewritten"]["packs"].as_array().context("`packs` is no list")?;
         self.rewritten += packs.len();
         let findings: Value = agent.walkeep(&["verify", "--deep", "--json"])?.ok()?.json()?;

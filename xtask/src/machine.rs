@@ -5,7 +5,13 @@ use std::process::Command;
 use crate::cargo::succeeds;
 
 /// Programs that scenarios call, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 3] = [("zstd", "zstd"), ("age", "age"), ("openssl", "openssl")];
+const PROGRAMS: [(&str, &str); 5] = [
+    ("zstd", "zstd"),
+    ("age", "age"),
+    ("openssl", "openssl"),
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
+];
 
 /// Installs missing programs where that is possible, and says what stays missing.
 pub(crate) fn provide_programs() {

@@ -17,7 +17,7 @@ use repository::{Branch, Repository};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
-use super::{KnownSegments, backlog};
+use super::{ArchiveCounts, KnownSegments, backlog};
 
 /// Files that are stored side by side: of 16 MiB each, 64 MiB of memory; larger ones are read in pieces.
 pub(super) const CONCURRENCY: usize = 4;
@@ -107,6 +107,11 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
+    /// Whether it is the file itself that will not do: the same call would be refused again.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Wal { .. } | Self::Conflict { .. } | Self::Changed { .. } | Self::Size { .. })
+    }
+
     /// What an operator can do.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -136,6 +141,7 @@ pub struct Archive {
     room: Arc<Semaphore>,
     /// Held by the one who looks ahead.
     ahead: Arc<Semaphore>,
+    counts: Arc<ArchiveCounts>,
 }
 
 impl Archive {
@@ -143,11 +149,27 @@ impl Archive {
     pub fn new(repository: Repository, cluster: ClusterName, known: KnownSegments) -> Self {
         let room = Arc::new(Semaphore::new(CONCURRENCY));
         let ahead = Arc::new(Semaphore::new(1));
-        Self { repository, cluster, known, branch: Arc::default(), room, ahead }
+        Self { repository, cluster, known, branch: Arc::default(), room, ahead, counts: Arc::default() }
+    }
+
+    /// What the calls have come to.
+    pub fn counts(&self) -> Arc<ArchiveCounts> {
+        self.counts.clone()
     }
 
     /// Makes the file of the cluster `owner` durable in the repository, or finds that it is. Only then does it return `Ok`.
     pub async fn archive(&self, offer: Offer, owner: SystemId) -> Result<(), ArchiveError> {
+        let outcome = Box::pin(self.answer(offer, owner)).await;
+        let counter = match &outcome {
+            Ok(()) => &self.counts.answered,
+            Err(error) if error.is_refusal() => &self.counts.refused,
+            Err(_) => &self.counts.failed,
+        };
+        counter.add_one();
+        outcome
+    }
+
+    async fn answer(&self, offer: Offer, owner: SystemId) -> Result<(), ArchiveError> {
         let WalFile::Segment(segment) = offer.file else { return self.store_small(offer, owner).await };
         let Some(digest) = offer.digest else {
             let digest = self.store(offer, segment, 0).await?;
@@ -215,6 +237,7 @@ impl Archive {
             None => branch.put_segment_stream(segment, facts.digest, None, pieces(offer.clone())).await?,
         };
         info!(cluster = %self.cluster, %segment, ?stored, "archived");
+        self.counts.shipped.add_one();
         Ok(facts.digest)
     }
 

@@ -1,6 +1,6 @@
 //! What the archiver's calls have led to, for `walkeep status`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::wal::{SegmentName, WalFile};
@@ -8,12 +8,15 @@ use serde::Serialize;
 use tracing::{debug, info, warn};
 
 use crate::notify::{Repeats, Told, essence};
+use crate::troubles::{Trouble, Troubles};
 
 /// The archiver's calls since the agent was started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ArchiveStatus {
     /// The last segment that was answered with success.
     pub last_segment: Option<SegmentName>,
+    /// When a call last succeeded.
+    pub last_at: Option<jiff::Timestamp>,
     /// Calls that failed.
     pub failed: u64,
     /// Calls that succeeded.
@@ -33,11 +36,16 @@ pub struct ArchiveState(Arc<Mutex<Inner>>);
 struct Inner {
     status: ArchiveStatus,
     told: Repeats,
+    troubles: Troubles,
 }
 
 impl Default for ArchiveState {
     fn default() -> Self {
-        let inner = Inner { status: ArchiveStatus::default(), told: Repeats::new(SILENCE) };
+        let inner = Inner {
+            status: ArchiveStatus::default(),
+            told: Repeats::new(SILENCE),
+            troubles: Troubles::default(),
+        };
         Self(Arc::new(Mutex::new(inner)))
     }
 }
@@ -45,16 +53,27 @@ impl Default for ArchiveState {
 impl ArchiveState {
     /// A copy.
     pub fn status(&self) -> ArchiveStatus {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).status.clone()
+        self.lock().status.clone()
+    }
+
+    /// What went wrong lately, oldest first.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.lock().troubles.all().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the outcome of a call. What repeats itself is logged once, and later with its count.
     pub fn note(&self, file: WalFile, outcome: Result<(), &str>) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { status, told } = &mut *inner;
+        let mut inner = self.lock();
+        let Inner { status, told, troubles } = &mut *inner;
+        let now = jiff::Timestamp::now();
         match outcome {
             Ok(()) => {
                 status.stored += 1;
+                status.last_at = Some(now);
                 if status.last_error.take().is_some() {
                     told.forget("");
                     info!(%file, "archive_command succeeds again");
@@ -70,7 +89,9 @@ impl ArchiveState {
                     Told::Now(count) => warn!(%file, count, "still not archived: {why}"),
                     Told::Counted => debug!(%file, "not archived: {why}"),
                 }
-                status.last_error = Some(format!("{file}: {why}"));
+                let message = format!("{file}: {why}");
+                troubles.note(&message, now);
+                status.last_error = Some(message);
             }
         }
     }

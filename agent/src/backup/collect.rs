@@ -207,7 +207,8 @@ impl<S: Sink> Collector<S> {
         (self.packs.sink, self.base, self.collected)
     }
 
-    async fn member(&mut self, member: Member) -> Result<(), CollectError> {
+    /// A member begins: what follows, up to [`Self::file_end`], is a file's content.
+    pub(super) async fn member(&mut self, member: Member) -> Result<(), CollectError> {
         let mut path = self.prefix.clone();
         path.extend_from_slice(&member.path);
         // The root of an archive: the data directory itself, or a tablespace, which restore makes anyway.
@@ -251,7 +252,8 @@ impl<S: Sink> Collector<S> {
         Ok(OpenFile::whole(path, member, parent))
     }
 
-    async fn data(&mut self, bytes: Bytes) -> Result<(), CollectError> {
+    /// The next bytes of the file.
+    pub(super) async fn data(&mut self, bytes: Bytes) -> Result<(), CollectError> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let captured = match file.path().as_bytes() {
             b"backup_label" => Some(&mut self.collected.backup_label),
@@ -265,7 +267,8 @@ impl<S: Sink> Collector<S> {
         file.data(bytes, &mut self.packs).await
     }
 
-    async fn file_end(&mut self) -> Result<(), CollectError> {
+    /// The file has had all its bytes.
+    pub(super) async fn file_end(&mut self) -> Result<(), CollectError> {
         let Some(file) = self.file.take() else { return Ok(()) };
         let Done { entry, suspects, sent, damaged } = file.finish(&mut self.packs).await?;
         let Entry::File { path, size, crc32c, .. } = &entry else { return Ok(()) };

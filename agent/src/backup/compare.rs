@@ -38,6 +38,11 @@ impl Receipts {
     pub fn add(&mut self, path: &[u8], size: u64, crc32c: Option<u32>) {
         self.0.insert(BlockDigest::of(path), (size, crc32c));
     }
+
+    /// The length of what came under that path, and its CRC-32C.
+    pub fn get(&self, path: &[u8]) -> Option<(u64, Option<u32>)> {
+        self.0.get(&BlockDigest::of(path)).copied()
+    }
 }
 
 /// An error at the first difference. `received` must be what the server sent, nothing else.

@@ -1,6 +1,10 @@
 //! Pages that did not bear their checksum: really damaged, or caught while the server wrote them?
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::Duration;
 
 use proto::Lsn;
@@ -29,6 +33,34 @@ pub enum Judge {
     Server,
 }
 
+/// From where a suspect page is read again.
+#[derive(Clone, Copy)]
+pub enum Again<'a> {
+    /// Through the server.
+    Server(&'a Sql),
+    /// From the server's data directory, which is on this machine.
+    Directory(&'a Path),
+}
+
+impl Again<'_> {
+    /// A page of the file at `path`; fewer bytes where the file ends, `None` where it is gone.
+    async fn read(self, path: &str, offset: u64) -> anyhow::Result<Option<Vec<u8>>> {
+        match self {
+            Self::Server(sql) => sql.read_file(path, offset, BLOCK_SIZE as u64).await,
+            Self::Directory(directory) => {
+                let mut page = vec![0; BLOCK_SIZE];
+                let read = match File::open(directory.join(path)) {
+                    Ok(file) => file.read_at(&mut page, offset)?,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                };
+                page.truncate(read);
+                Ok(Some(page))
+            }
+        }
+    }
+}
+
 /// A page that is damaged on the server's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedPage {
@@ -44,7 +76,7 @@ pub async fn confirm(
     judge: Judge,
     server_complained: bool,
     suspects: Vec<SuspectFile>,
-    sql: &Sql,
+    again: Again<'_>,
     span: Range<Lsn>,
 ) -> (Vec<DamagedPage>, u64) {
     let impossible = |file: &SuspectFile| file.suspects.impossible(span.end);
@@ -59,14 +91,14 @@ pub async fn confirm(
         unnamed += all - blocks.len() as u64;
         // Nor does the server look at pages that claim to be so new: only their checksum counts.
         if rereads {
-            blocks = still_damaged(sql, &file.path, blocks, page::check_sum).await;
+            blocks = still_damaged(again, &file.path, blocks, page::check_sum).await;
         }
         if !acquitted {
             unnamed += file.suspects.count - file.suspects.blocks.len() as u64;
             blocks.extend(match rereads {
                 true => {
                     let check = |page: &[u8], number| page::check(page, number, true, span.start);
-                    still_damaged(sql, &file.path, file.suspects.blocks, check).await
+                    still_damaged(again, &file.path, file.suspects.blocks, check).await
                 }
                 false => file.suspects.blocks,
             });
@@ -79,14 +111,14 @@ pub async fn confirm(
 
 /// Which of the blocks are damaged when they are read again.
 async fn still_damaged(
-    sql: &Sql,
+    again: Again<'_>,
     path: &SafePath,
     blocks: Vec<u32>,
     check: impl Fn(&[u8], u32) -> PageVerdict,
 ) -> Vec<u32> {
     let mut damaged = Vec::new();
     for block in blocks {
-        if is_damaged(sql, path, block, &check).await {
+        if is_damaged(again, path, block, &check).await {
             damaged.push(block);
         }
     }
@@ -95,7 +127,7 @@ async fn still_damaged(
 
 /// Reads the page again. When in doubt it is damaged: a false alarm costs a look, a missed one costs data.
 async fn is_damaged(
-    sql: &Sql,
+    again: Again<'_>,
     path: &SafePath,
     block: u32,
     check: impl Fn(&[u8], u32) -> PageVerdict,
@@ -108,7 +140,7 @@ async fn is_damaged(
             tokio::time::sleep(PAUSE).await;
         }
         let offset = u64::from(block) * BLOCK_SIZE as u64;
-        match sql.read_file(text, offset, BLOCK_SIZE as u64).await {
+        match again.read(text, offset).await {
             Ok(Some(bytes)) if bytes.len() == BLOCK_SIZE => match check(&bytes, number) {
                 PageVerdict::Ok | PageVerdict::New | PageVerdict::NewerThanStart => return false,
                 PageVerdict::BadChecksum { .. } | PageVerdict::BadHeader => {}

@@ -27,9 +27,10 @@ use tokio::task::JoinHandle;
 
 use super::collect::{Base, CollectError, Collected, Collector, SuspectFile};
 use super::compare::compare;
-use super::damage::{self, Judge};
+use super::damage::{self, Again, Judge};
 use super::external::{self, ExternalFile};
 use super::facts::Sql;
+use super::local::LocalBackup;
 use super::names;
 use super::native::Limits;
 use super::parent::Parent;
@@ -62,6 +63,23 @@ struct Received {
     checksum_failures: Option<String>,
 }
 
+/// Where the files come from.
+enum Reading {
+    /// The server sends them.
+    Server(Box<BackupStream>),
+    /// They are read beside the server.
+    Local(Box<LocalBackup>),
+}
+
+impl Reading {
+    fn start(&self) -> &BackupStart {
+        match self {
+            Self::Server(stream) => stream.start(),
+            Self::Local(local) => local.start(),
+        }
+    }
+}
+
 /// Takes the backup. When this returns the manifest is durable, and so is everything that it names.
 ///
 /// `label` must have been announced by an intent, which names the parent. With a parent only what differs from it is
@@ -88,12 +106,12 @@ pub async fn execute(
     progress.step("waiting for a checkpoint");
     let parent = parent.map(|parent| Arc::new(*parent));
     let parent_head = parent.as_ref().map(|parent| parent.head.clone());
-    let (stream, base) = begin(plan, label, parent, native, &sql).await?;
+    let (reading, base) = begin(plan, label, parent, native, &sql).await?;
     let incremental_from = match &base {
         Base::Native(..) => parent_head.as_ref().map(|parent| (parent.start_lsn, parent.timeline)),
         Base::Nothing | Base::Content(_) => None,
     };
-    let start = stream.start().clone();
+    let start = reading.start().clone();
     anyhow::ensure!(
         start.timeline == plan.identity.timeline,
         "the server has moved to timeline {} since this backup was planned: take it again",
@@ -113,7 +131,7 @@ pub async fn execute(
     progress.step("");
     let mut names = AbortOnDrop(tokio::spawn(names::keep(plan.info.clone(), branch.clone(), label.clone())));
     let mut received = tokio::select! {
-        received = receive(plan, label, base, stream, start, progress) => received?,
+        received = receive(plan, label, base, reading, start, progress) => received?,
         error = wal.failed() => return Err(error),
     };
     // A new session: the first has been silent for as long as the backup took.
@@ -144,6 +162,12 @@ pub async fn execute(
         "the server said that the backup starts at {}, and its backup_label says {}",
         received.start.lsn,
         label_file.start
+    );
+    anyhow::ensure!(
+        label_file.timeline == received.start.timeline,
+        "the server was on timeline {} when the backup was planned, and its backup_label says {}: take the backup again",
+        received.start.timeline,
+        label_file.timeline
     );
     anyhow::ensure!(
         label_file.incremental_from == incremental_from,
@@ -199,26 +223,31 @@ async fn begin(
     parent: Option<Arc<IndexedManifest>>,
     native: bool,
     sql: &Sql,
-) -> anyhow::Result<(BackupStream, Base)> {
+) -> anyhow::Result<(Reading, Base)> {
     if let Some(parent) = parent.as_ref().filter(|_| native) {
         match begin_native(plan, label, &parent.head, sql).await {
             Ok((stream, limits)) => {
                 let parent = Parent::new(plan.branch.clone(), parent.clone());
-                return Ok((stream, Base::Native(parent, limits)));
+                return Ok((Reading::Server(Box::new(stream)), Base::Native(parent, limits)));
             }
             Err(error) => {
                 tracing::warn!("the server cannot tell what has changed, so all is compared: {error:#}");
             }
         }
     }
-    let session = crate::commands::connect(&plan.info).await?;
-    let stream = session.base_backup(&options(plan, label, false)).await;
-    let stream = stream.context("the server did not begin a base backup")?;
     let base = match parent {
         Some(parent) => Base::Content(Parent::new(plan.branch.clone(), parent)),
         None => Base::Nothing,
     };
-    Ok((stream, base))
+    if let Some(directory) = &plan.directory {
+        let local = LocalBackup::begin(plan, directory.clone(), label).await;
+        let local = local.context("the server did not begin a backup of its files")?;
+        return Ok((Reading::Local(Box::new(local)), base));
+    }
+    let session = crate::commands::connect(&plan.info).await?;
+    let stream = session.base_backup(&options(plan, label, false)).await;
+    let stream = stream.context("the server did not begin a base backup")?;
+    Ok((Reading::Server(Box::new(stream)), base))
 }
 
 /// The server sends what has changed since that parent. Its summaries are asked once it has begun: then they reach up to
@@ -231,11 +260,14 @@ async fn begin_native(
 ) -> anyhow::Result<(BackupStream, Limits)> {
     let manifest = plan.branch.read_server_manifest(parent).await?;
     let manifest = manifest.context("the server's own manifest of the parent was not kept")?;
+    let known = Limits::so_far(sql, parent.timeline, parent.start_lsn).await?;
+    let manifest = known.take_from(manifest)?;
     let mut session = crate::commands::connect(&plan.info).await?;
     session.upload_manifest(futures::stream::iter([Ok(manifest)])).await?;
     let stream = session.base_backup(&options(plan, label, true)).await?;
     let start = stream.start();
     let limits = Limits::ask(sql, start.timeline, parent.start_lsn, start.lsn).await?;
+    limits.covered_by(&known)?;
     Ok((stream, limits))
 }
 
@@ -273,7 +305,11 @@ async fn record_damage(
 ) {
     let complained = checksum_failures.is_some();
     let span = head.start_lsn..head.stop_lsn;
-    let (damaged, unnamed) = damage::confirm(plan.judge, complained, suspects, sql, span).await;
+    let (judge, again) = match &plan.directory {
+        Some(directory) => (Judge::Reread, Again::Directory(directory)),
+        None => (plan.judge, Again::Server(sql)),
+    };
+    let (damaged, unnamed) = damage::confirm(judge, complained, suspects, again, span).await;
     for page in &damaged {
         head.record_damage(&page.path, page.block);
     }
@@ -302,20 +338,44 @@ fn heartbeat(branch: &Branch, label: &BackupLabel) -> AbortOnDrop {
     }))
 }
 
-/// Reads the whole backup from the server.
+/// Reads the whole backup.
 async fn receive(
     plan: &Plan,
     label: &BackupLabel,
     base: Base,
+    reading: Reading,
+    start: BackupStart,
+    progress: &Progress,
+) -> anyhow::Result<Received> {
+    let packs = PackWriter::paced(plan.branch.clone(), label.clone(), plan.jobs, plan.upload_rate);
+    let mut collector = Collector::new(packs, base, start.lsn, plan.facts.data_checksums());
+    match reading {
+        Reading::Server(stream) => receive_stream(*stream, collector, start, progress).await,
+        Reading::Local(local) => {
+            let stopped = local.take(plan, &mut collector, progress).await?;
+            Ok(Received {
+                collector,
+                stop_lsn: stopped.lsn,
+                // A promotion in between has been refused by the server.
+                stop_timeline: start.timeline,
+                start,
+                server_manifest: stopped.manifest,
+                checksum_failures: None,
+            })
+        }
+    }
+}
+
+/// Reads what the server sends.
+async fn receive_stream(
     mut stream: BackupStream,
+    mut collector: Collector<PackWriter>,
     start: BackupStart,
     progress: &Progress,
 ) -> anyhow::Result<Received> {
     if let Some(kib) = start.tablespaces.iter().map(|space| space.size_kib).sum::<Option<u64>>() {
         progress.set_total(kib.saturating_mul(1024));
     }
-    let packs = PackWriter::paced(plan.branch.clone(), label.clone(), plan.jobs, plan.upload_rate);
-    let mut collector = Collector::new(packs, base, start.lsn, plan.facts.data_checksums());
     let mut server_manifest = Vec::new();
     loop {
         match stream.next().await.context("the server broke off the backup")? {

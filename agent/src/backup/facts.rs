@@ -166,21 +166,23 @@ impl Sql {
         Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).map(PathBuf::from).collect())
     }
 
-    /// The server's summaries of the WAL of `[from, to)`: what each covers, and the smallest length in blocks that each
-    /// relation's fork had there, as `[relation, tablespace, database, fork, length]`. 17 and later.
+    /// The server's summaries of the WAL of `[from, to)`: what each covers, and for each relation's fork that was cut short
+    /// there the smallest length in blocks, as `[relation, tablespace, database, fork, length]`, with the beginning of the
+    /// first summary that tells of it. 17 and later.
     pub async fn wal_summaries(
         &self,
         timeline: TimelineId,
         from: Lsn,
         to: Lsn,
-    ) -> anyhow::Result<(Vec<(Lsn, Lsn)>, Vec<[u64; 5]>)> {
+    ) -> anyhow::Result<(Vec<(Lsn, Lsn)>, Vec<([u64; 5], Lsn)>)> {
         let of = format!("tli = {timeline} AND end_lsn > '{from}' AND start_lsn < '{to}'");
         let ranges = self
             .rows(&format!("SELECT start_lsn, end_lsn FROM pg_available_wal_summaries() WHERE {of}"))
             .await?;
         let limits = self
             .rows(&format!(
-                "SELECT c.relfilenode, c.reltablespace, c.reldatabase, c.relforknumber, min(c.relblocknumber) \
+                "SELECT c.relfilenode, c.reltablespace, c.reldatabase, c.relforknumber, min(c.relblocknumber), \
+                 min(s.start_lsn) \
                  FROM (SELECT * FROM pg_available_wal_summaries() WHERE {of}) s, \
                  LATERAL pg_wal_summary_contents(s.tli, s.start_lsn, s.end_lsn) c \
                  WHERE c.is_limit_block GROUP BY 1, 2, 3, 4"
@@ -189,7 +191,8 @@ impl Sql {
         let ranges = ranges.iter().map(|row| Some((parsed(row, 0)?, parsed(row, 1)?)));
         let ranges = ranges.collect::<Option<_>>();
         let limits = limits.iter().map(|row| {
-            Some([parsed(row, 0)?, parsed(row, 1)?, parsed(row, 2)?, parsed(row, 3)?, parsed(row, 4)?])
+            let limit = [parsed(row, 0)?, parsed(row, 1)?, parsed(row, 2)?, parsed(row, 3)?, parsed(row, 4)?];
+            Some((limit, parsed(row, 5)?))
         });
         let both = ranges.zip(limits.collect::<Option<_>>());
         both.context("the server told of its WAL summaries in an unknown way")

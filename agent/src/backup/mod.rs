@@ -14,6 +14,7 @@ pub mod external;
 pub mod facts;
 pub mod file;
 pub mod increment;
+pub mod local;
 pub mod names;
 pub mod native;
 pub mod pages;

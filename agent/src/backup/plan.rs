@@ -1,5 +1,7 @@
 //! Everything that is decided before the first byte is asked for.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use proto::client::{Replication, ServerVersion, SystemIdentity};
 use proto::config::{Config, ReadRate, UploadRate};
@@ -58,8 +60,10 @@ pub struct Plan {
     pub read_rate: Option<ReadRate>,
     /// How fast packs may be stored.
     pub upload_rate: Option<UploadRate>,
-    /// Threads that compress.
+    /// Threads that compress; so many files are read side by side.
     pub jobs: usize,
+    /// The server's data directory, if it is to be read here. `None`: the server sends it.
+    pub directory: Option<PathBuf>,
 }
 
 /// Looks at server and repository. `replication` is used for questions only.
@@ -108,6 +112,7 @@ pub async fn plan(
         note,
         read_rate: None,
         upload_rate: None,
+        directory: None,
         jobs: std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8),
     })
 }

@@ -1,5 +1,6 @@
 //! `walkeep backup`: take a base backup now.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -7,7 +8,7 @@ use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use proto::client::Replication;
-use proto::config::{Config, ReadRate, TakeFrom, UploadRate};
+use proto::config::{BackupSource, Config, ReadRate, TakeFrom, UploadRate};
 use proto::conninfo::{ConnInfo, TargetSession};
 use repository::Repository;
 use repository::backup::{BackupKind, BackupLabel, Intent};
@@ -19,7 +20,7 @@ use super::list::BackupLine;
 use crate::backup::choose::{self, Base, Wish};
 use crate::backup::facts::Sql;
 use crate::backup::plan::Plan;
-use crate::backup::{execute, native, plan, rivals};
+use crate::backup::{execute, local, native, plan, rivals};
 
 /// The arguments of `walkeep backup`.
 #[derive(Debug, Args)]
@@ -55,6 +56,12 @@ pub struct BackupArgs {
     /// held back. As `upload_rate` in the section [backup]
     #[arg(long, value_name = "RATE")]
     max_upload_rate: Option<UploadRate>,
+
+    /// How the server's files are read: protocol (the server sends them), local (from its data directory, which must be on
+    /// this machine and readable), or auto (locally where that is possible, unless the server can tell what has changed).
+    /// As `source` in the section [backup]
+    #[arg(long, value_name = "HOW")]
+    source: Option<BackupSource>,
 
     /// Print one JSON object when it is done
     #[arg(long)]
@@ -121,11 +128,12 @@ pub(super) async fn take_after_gap(global: &GlobalArgs) -> anyhow::Result<Backup
         from: Some(TakeFrom::Primary),
         max_rate: None,
         max_upload_rate: None,
+        source: None,
         json: false,
     };
     // No progress: nobody sits before it.
     let quiet = GlobalArgs { quiet: true, ..global.clone() };
-    Ok(take(&quiet, &args).await?.label)
+    Ok(Box::pin(take(&quiet, &args)).await?.label)
 }
 
 fn stopped(signal: &str) -> anyhow::Error {
@@ -211,18 +219,41 @@ async fn take(global: &GlobalArgs, args: &BackupArgs) -> anyhow::Result<Manifest
             }
         },
     };
-    let native = parent.as_ref().is_some_and(|parent| by_server(&plan, &parent.head, args.by));
+    let source = args.source.unwrap_or(config.backup.source);
+    if source == BackupSource::Local && args.by == Some(By::Server) {
+        let message = "the server tells what has changed only where it sends its files itself";
+        return Err(failure(message, "leave out `--by server`, or `--source local`"));
+    }
+    let native = source != BackupSource::Local
+        && parent.as_ref().is_some_and(|parent| by_server(&plan, &parent.head, args.by));
+    plan.directory = directory(&plan, source, native).await?;
     match &parent {
-        None => tracing::info!(%label, wal = ?plan.wal, "taking a full backup"),
+        None => {
+            tracing::info!(%label, wal = ?plan.wal, local = plan.directory.is_some(), "taking a full backup")
+        }
         Some(parent) => {
             let (parent, by) = (&parent.head.label, if native { "server" } else { "content" });
-            tracing::info!(%label, %parent, by, wal = ?plan.wal, "taking an incremental backup");
+            let local = plan.directory.is_some();
+            tracing::info!(%label, %parent, by, wal = ?plan.wal, local, "taking an incremental backup");
         }
     }
     let progress = if global.quiet { Progress::hidden() } else { Progress::new("backup", None) };
     let head = execute::execute(&plan, &label, parent, native, &progress).await;
     progress.finish();
     head.with_context(|| format!("backup {label} failed"))
+}
+
+/// The server's data directory, if the backup is to be read from there.
+async fn directory(plan: &Plan, source: BackupSource, native: bool) -> anyhow::Result<Option<PathBuf>> {
+    match source {
+        BackupSource::Protocol => Ok(None),
+        BackupSource::Auto if native => Ok(None),
+        BackupSource::Auto => Ok(local::here(&plan.info, &plan.facts, plan.version.major())
+            .await
+            .inspect_err(|why| tracing::debug!("the server sends its files: {why:#}"))
+            .ok()),
+        BackupSource::Local => local::here(&plan.info, &plan.facts, plan.version.major()).await.map(Some),
+    }
 }
 
 /// The server that the backup is to be read from, and a session with it.

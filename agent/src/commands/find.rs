@@ -12,9 +12,10 @@ use repository::catalogue::Inventory;
 use restore::program::{GlobalArgs, Progress};
 
 use crate::find::hit::{ACCIDENTS, Hit, Kind};
+use crate::find::lines::{Lines, quoted};
 use crate::find::names::{self, Names};
 use crate::find::range::{self, Bounds, Moment};
-use crate::find::report::{Found, Report, RestoreLine, Wish};
+use crate::find::report::{Found, Report, Wish};
 use crate::find::scan;
 use crate::find::track::{Tracker, Wanted};
 
@@ -69,7 +70,7 @@ pub struct FindArgs {
 
 const MANUAL: &str = "\
 Reads the WAL in the repository; neither a server nor the agent is needed, and nothing is changed. Each thing that is found \
-comes with the line that restores the moment before it: everything that was committed earlier is in it, and nothing of its \
+comes with the line that restores the moment before it, and tables with one that dumps them alone: everything that was committed earlier is in it, and nothing of its \
 transaction.
 
 Examples:
@@ -126,9 +127,9 @@ pub async fn run(global: &GlobalArgs, args: FindArgs) -> anyhow::Result<ExitCode
         windows: &inventory.windows(),
         notices,
     };
-    let line = RestoreLine { front: front(global), pgdata: quoted(&args.pgdata) };
+    let lines = Lines { flags: flags(global), pgdata: args.pgdata.clone() };
     let wish = args.relation.clone().map(Wish);
-    let report = Report::new(cluster, found, &line, wish.as_ref(), args.limit);
+    let report = Report::new(cluster, found, &lines, wish.as_ref(), args.limit);
     match args.json {
         true => super::print_json(&report)?,
         false => super::print(&report.human())?,
@@ -149,9 +150,9 @@ impl FindArgs {
     }
 }
 
-/// `restore-cmd restore` with the flags that say where the repository is, as they were given here.
-fn front(global: &GlobalArgs) -> String {
-    let mut line = "restore-cmd restore".to_owned();
+/// The flags that say where the repository is, as they were given here.
+fn flags(global: &GlobalArgs) -> String {
+    let mut line = String::new();
     let config = global.config.as_deref().map(Path::to_string_lossy);
     let flags = [
         ("--config", config.as_deref()),
@@ -166,15 +167,6 @@ fn front(global: &GlobalArgs) -> String {
     line
 }
 
-/// For a shell.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=@%+,".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,7 +178,6 @@ mod tests {
             cluster: Some("main".parse().unwrap()),
             ..GlobalArgs::default()
         };
-        assert_eq!(front(&global), "restore-cmd restore --config '/etc/our db.toml' --cluster main");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(flags(&global), " --config '/etc/our db.toml' --cluster main");
     }
 }

@@ -1,22 +1,26 @@
 //! `walkeep run`: the daemon.
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use proto::config::{ClusterName, Config, NotifyConfig, StreamConfig};
 use repository::Repository;
 use restore::program::{GlobalArgs, failure, load, set_log_level};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::list::BackupLine;
 use crate::archive::{Archive, KnownSegments};
 use crate::backoff::Backoff;
 use crate::drill::LastDrills;
+use crate::http::{self, Watched};
 use crate::notify::{Event, EventKind, Events, Notifier, watch_agent};
 use crate::schedule::{Keeper, Runner, Schedule};
 use crate::server::{AgentState, BackupSource, Listener, serve};
@@ -31,12 +35,15 @@ const LAST_NEWS: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 pub struct RunArgs {}
 
+/// How the end of the stream is told that nobody asked for.
+const DEFECT: &str = "the stream has a defect";
+
 /// Streams and serves until SIGTERM or SIGINT.
 pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = load(global)?;
     let cluster = config.cluster.clone().unwrap_or_default();
     super::repository_url(&config)?;
-    warn_of_unused(&config);
+    let http = http::Settings::load(&config.http)?;
     let schedule = Schedule::new(&config.schedule, &cluster);
     let schedule = schedule.map_err(|error| failure(error.to_string(), error.hint()))?;
     let runner = Runner::new(global)?;
@@ -46,12 +53,31 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // Bound first: a second agent is told so before it does anything.
     let listener = Listener::bind(&config.socket_path()).await?;
+    let watching = Arc::new(OnceLock::new());
+    if let Some(settings) = http {
+        tokio::spawn(http::serve(settings, watching.clone(), stop.clone()));
+    }
     let Some(repository) = open(&config, &manager, stop.clone()).await? else { return Ok(ExitCode::SUCCESS) };
     let backups = Arc::new(Mutex::new(()));
     let known = KnownSegments::default();
     let newest = NewestBackup { repository: repository.clone(), cluster: cluster.clone() };
     let state = AgentState::new(cluster.clone(), Arc::new(newest));
     let archive = Archive::new(repository.clone(), cluster.clone(), known.clone());
+
+    if config.http.listen.is_some() {
+        let watched = Watched {
+            state: state.clone(),
+            archive: archive.counts(),
+            repository: repository.clone(),
+            postgres: super::conninfo(&config)?,
+            slot: config.stream.slot.clone(),
+            stream_enabled: config.stream.enabled,
+            synchronous: config.stream.synchronous,
+            flush_interval: config.stream.flush_interval,
+            refresh: config.http.refresh,
+        };
+        watching.get_or_init(|| watched.watch(&stop));
+    }
 
     let (exchange_notify, notify) = watch::channel(config.notify.clone());
     let (events, notifier) = Notifier::new(cluster.clone(), notify.clone());
@@ -61,8 +87,14 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
 
     let gaps = Arc::new(Notify::new());
     if config.stream.backup_after_gap {
-        let events = events.clone();
-        tokio::spawn(backups_after_gaps(global.clone(), gaps.clone(), backups.clone(), events, stop.clone()));
+        tokio::spawn(backups_after_gaps(
+            global.clone(),
+            state.clone(),
+            gaps.clone(),
+            backups.clone(),
+            events.clone(),
+            stop.clone(),
+        ));
     }
     let stream = if config.stream.enabled {
         let options = StreamOptions {
@@ -75,8 +107,16 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
             shutdown_grace: config.stream.shutdown_grace,
             gaps,
         };
-        let repository = repository.clone();
-        Some(tokio::spawn(follow(repository, options, state.stream.clone(), known, stop.clone())))
+        let grows = repository.store().can_grow();
+        let stream = follow(repository.clone(), options, state.stream.clone(), known, stop.clone());
+        let task = match grows {
+            true => in_a_thread(stream)?,
+            false => {
+                let task = tokio::spawn(stream);
+                async move { task.await.context(DEFECT) }.boxed()
+            }
+        };
+        Some(task)
     } else {
         state.stream.disabled();
         info!(%cluster, "streaming is off: only archive_command brings WAL");
@@ -116,7 +156,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     // Should one of them die of a defect, so does the agent, aloud: half an agent would look alive, and protect nobody.
     let streaming = async {
         match stream {
-            Some(stream) => stream.await.context("the stream has a defect"),
+            Some(stream) => stream.await,
             None => Ok(()),
         }
     };
@@ -132,6 +172,26 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let _ = tokio::time::timeout(LAST_NEWS, notifier).await;
     info!(%cluster, "stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the stream in a thread of its own. Where WAL becomes durable by the sync of a file, a commit takes no longer than the
+/// ways between threads: here there is none from the server's words to our answer.
+fn in_a_thread(
+    stream: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<BoxFuture<'static, anyhow::Result<()>>> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the stream")?;
+    let (done, ended) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("stream".to_owned());
+    let thread = thread.spawn(move || {
+        runtime.block_on(stream);
+        // Its tasks end with the process, as those of the other runtime.
+        std::mem::forget(runtime);
+        // Whoever waits for it may be gone.
+        let _ = done.send(());
+    });
+    thread.context("cannot start the stream")?;
+    // A panic takes the sender with it.
+    Ok(async move { ended.await.context(DEFECT) }.boxed())
 }
 
 /// Becomes true at the first SIGTERM or SIGINT. A second one ends the program at once.
@@ -247,6 +307,7 @@ async fn open(
 /// until it succeeds, or another gap has come.
 async fn backups_after_gaps(
     global: GlobalArgs,
+    state: AgentState,
     gaps: Arc<Notify>,
     backups: Arc<Mutex<()>>,
     events: Events,
@@ -269,6 +330,7 @@ async fn backups_after_gaps(
             match taken {
                 Ok(label) => {
                     info!(%label, "the backup after the gap is complete");
+                    state.backup_taken().await;
                     events.tell(Event::now(EventKind::BackupDone, format!("{label}, after a gap")));
                     due = false;
                     backoff.reset();
@@ -290,16 +352,6 @@ async fn backups_after_gaps(
             () = gaps.notified() => due = true,
             () = stopped(&mut stop) => return,
         }
-    }
-}
-
-/// Keys that are read and checked, but that nothing acts upon yet.
-fn warn_of_unused(config: &Config) {
-    let keys = [("http.listen", config.http.listen.is_some())];
-    for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
-        warn!(
-            "`{key}` is set, but this version of walkeep does not act on it yet: nothing happens by itself"
-        );
     }
 }
 

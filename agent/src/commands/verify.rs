@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use indicatif::HumanBytes;
+use proto::config::UploadRate;
 use repository::audit::{Audit, Trouble, TroubleKind};
 use restore::program::{GlobalArgs, Progress};
 
@@ -16,6 +17,10 @@ pub struct VerifyArgs {
     /// Read every byte of every pack and of all WAL, and compare it with its digest; else names, sizes and manifests
     #[arg(long)]
     deep: bool,
+
+    /// The most to read of packs and WAL per second, counted uncompressed, such as 50MiB; at least 32KiB
+    #[arg(long, value_name = "RATE", requires = "deep")]
+    max_rate: Option<UploadRate>,
 
     /// Print one JSON object
     #[arg(long)]
@@ -34,7 +39,7 @@ pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCo
             let bytes = audit.deep_bytes();
             let progress =
                 if global.quiet { Progress::hidden() } else { Progress::new("verify", Some(bytes)) };
-            let troubles = audit.deep(&branch, |bytes| progress.add(bytes)).await;
+            let troubles = audit.deep(&branch, args.max_rate, |bytes| progress.add(bytes)).await;
             progress.finish();
             let troubles = troubles.context("not everything could be read")?;
             audit.troubles.extend(troubles);

@@ -10,28 +10,10 @@ use repository::catalogue::Window;
 use serde::Serialize;
 
 use super::hit::{Hit, Kind, Subject};
+use super::lines::Lines;
 use super::names::{Name, Names};
 use super::range::WalRange;
 use super::scan::Scanned;
-
-/// The line that brings a moment back, but for the position.
-#[derive(Debug, Clone)]
-pub struct RestoreLine {
-    /// `restore-cmd restore` with what says where the repository is.
-    pub front: String,
-    /// The directory to restore into.
-    pub pgdata: String,
-}
-
-impl RestoreLine {
-    /// Up to the last record before `lsn`.
-    fn before(&self, timeline: TimelineId, lsn: Lsn) -> String {
-        let Self { front, pgdata } = self;
-        format!(
-            "{front} --pgdata {pgdata} --target-timeline {timeline} --target-lsn {lsn} --target-exclusive"
-        )
-    }
-}
 
 /// All of it. Keys are promised to users: none goes away.
 #[derive(Debug, Serialize)]
@@ -76,6 +58,8 @@ struct Told {
     restore_point: Option<String>,
     /// The line that restores the moment before it; `None` if no backup leads there.
     restore: Option<String>,
+    /// The line that dumps the tables alone, as they were then; `None` where they are not all known by name.
+    export: Option<String>,
     /// Where that ends: before the record that begins here.
     target_lsn: Lsn,
     /// The commit before it.
@@ -146,7 +130,7 @@ impl Report {
     pub fn new(
         cluster: ClusterName,
         found: Found<'_>,
-        line: &RestoreLine,
+        lines: &Lines,
         wish: Option<&Wish>,
         limit: usize,
     ) -> Self {
@@ -154,7 +138,7 @@ impl Report {
         let mut told: Vec<Told> = found
             .hits
             .iter()
-            .map(|hit| tell(hit, &found, timeline, line))
+            .map(|hit| tell(hit, &found, timeline, lines))
             .filter(|told| wish.is_none_or(|wish| told.relations.iter().any(|relation| wish.is(relation))))
             .collect();
         let more = found.more + told.len().saturating_sub(limit) as u64;
@@ -238,7 +222,7 @@ impl Report {
     }
 }
 
-fn tell(hit: &Hit, found: &Found<'_>, timeline: TimelineId, line: &RestoreLine) -> Told {
+fn tell(hit: &Hit, found: &Found<'_>, timeline: TimelineId, lines: &Lines) -> Told {
     let relation = |subject: &Subject| Relation {
         name: found.names.name(subject, hit.stop),
         file: subject.file.map(|file| file.to_string()),
@@ -270,6 +254,9 @@ fn tell(hit: &Hit, found: &Found<'_>, timeline: TimelineId, line: &RestoreLine) 
     let reached = found.windows.iter().any(|window| {
         window.timeline == timeline && window.from_lsn <= hit.stop && hit.stop <= window.to_lsn
     });
+    let accident = matches!(hit.kind, Kind::Drop | Kind::Truncate | Kind::Delete);
+    let tables = tables(&relations).filter(|_| reached && accident);
+    let export = tables.and_then(|tables| lines.export(timeline, hit.stop, &tables));
     Told {
         kind: hit.kind,
         time: hit.time.and_then(instant),
@@ -279,11 +266,18 @@ fn tell(hit: &Hit, found: &Found<'_>, timeline: TimelineId, line: &RestoreLine) 
         relations,
         database,
         restore_point: hit.name.clone().filter(|_| hit.kind == Kind::RestorePoint),
-        restore: reached.then(|| line.before(timeline, hit.stop)),
+        restore: reached.then(|| lines.restore(timeline, hit.stop)),
+        export,
         target_lsn: hit.stop,
         before: hit.before.map(|commit| Before { xid: commit.xid, time: instant(commit.time) }),
         notes,
     }
+}
+
+/// The tables among them; `None` if something has no name: it may be one.
+fn tables(relations: &[Relation]) -> Option<Vec<&Name>> {
+    let names: Option<Vec<&Name>> = relations.iter().map(|relation| relation.name.as_ref()).collect();
+    names.map(|names| names.into_iter().filter(|name| matches!(name.kind, 'r' | 'p' | 'm')).collect())
 }
 
 impl Told {
@@ -313,7 +307,11 @@ impl Told {
         }
         match &self.restore {
             Some(line) => {
-                let _ = writeln!(text, "    the moment before it:\n    {line}\n");
+                let _ = writeln!(text, "    the moment before it:\n    {line}");
+                if let Some(line) = &self.export {
+                    let _ = writeln!(text, "    that alone, as it was then, into a file:\n    {line}");
+                }
+                text.push('\n');
             }
             None => {
                 let _ = writeln!(text, "    no backup leads to the moment before it: see `walkeep list`\n");

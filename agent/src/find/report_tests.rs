@@ -54,8 +54,8 @@ fn report(wish: Option<&str>, limit: usize) -> Report {
         windows: &[window],
         notices: Vec::new(),
     };
-    let line = RestoreLine { front: "restore-cmd restore".into(), pgdata: "/new".into() };
-    Report::new("main".parse().unwrap(), found, &line, wish.map(|text| Wish(text.into())).as_ref(), limit)
+    let lines = Lines { flags: String::new(), pgdata: "/new".into() };
+    Report::new("main".parse().unwrap(), found, &lines, wish.map(|text| Wish(text.into())).as_ref(), limit)
 }
 
 #[test]

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use proto::Lsn;
 use proto::wal::SegmentNo;
 use proto::wal::page::PAGE_SIZE;
 use proto::wal::record::Records;
-use repository::catalogue::Inventory;
+use repository::catalogue::{Inventory, WalContent};
 use repository::{Branch, Error};
 use restore::program::Progress;
 use tokio::sync::mpsc;
@@ -17,7 +16,7 @@ use tokio::sync::mpsc;
 use super::range::{Bounds, WalRange};
 use super::track::Tracker;
 
-/// So many bytes of segments are in memory at most, as long as that is two of them.
+/// So many bytes of segments are fetched ahead at most, but one at least. Those of more than 16 MiB are in temporary files.
 const IN_FLIGHT: u64 = 256 << 20;
 
 /// Damage that is told one by one.
@@ -71,15 +70,23 @@ pub async fn scan(
     let jobs = std::thread::available_parallelism().map_or(2, usize::from);
     let jobs = jobs.min(usize::try_from(IN_FLIGHT / size.bytes()).unwrap_or(1)).max(1);
     // One is being followed, one waits, the others are fetched.
-    let (sender, mut segments) = mpsc::channel::<(Lsn, Result<Bytes, Error>)>(1);
+    let (sender, mut segments) = mpsc::channel::<(Lsn, Result<WalContent, Error>)>(1);
     let (bounds, to, shown) = (bounds.clone(), range.to, progress.clone());
     let follower = tokio::task::spawn_blocking(move || {
         let (mut records, mut scanned) = (Records::default(), Scanned::default());
         while let Some((start, segment)) = segments.blocking_recv() {
             match segment {
-                Ok(bytes) => {
-                    follow(&mut records, &mut tracker, &mut scanned, &bounds, start, &bytes, to);
-                    shown.add(bytes.len() as u64);
+                Ok(content) => {
+                    for piece in content.pieces() {
+                        match piece {
+                            Ok((offset, bytes)) => {
+                                let start = start + offset;
+                                follow(&mut records, &mut tracker, &mut scanned, &bounds, start, &bytes, to);
+                            }
+                            Err(error) => scanned.damaged(start, error.to_string()),
+                        }
+                    }
+                    shown.add(content.length());
                 }
                 Err(error) => scanned.damaged(start, error.to_string()),
             }
@@ -99,7 +106,7 @@ pub async fn scan(
         let Some((number, fetch)) = fetches.pop_front() else { break };
         let fetched = fetch.await.context("what fetches the WAL has stopped")?;
         let fetched = match fetched {
-            Ok(Some(bytes)) => Ok(bytes),
+            Ok(Some(content)) => Ok(content),
             // A gap, which is told by itself.
             Ok(None) => continue,
             Err(error @ (Error::Corrupt { .. } | Error::Conflict { .. } | Error::Invalid { .. })) => {
@@ -115,7 +122,7 @@ pub async fn scan(
     follower.await.context("what follows the WAL has stopped")
 }
 
-/// The pages of a segment.
+/// The pages of a piece of WAL.
 fn follow(
     records: &mut Records,
     tracker: &mut Tracker,

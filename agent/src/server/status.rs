@@ -86,6 +86,11 @@ impl AgentState {
         }
     }
 
+    /// A backup was taken here: what was read of the last one is old.
+    pub async fn backup_taken(&self) {
+        self.last_backup.lock().await.read = None;
+    }
+
     /// The state at this moment.
     pub async fn report(&self) -> StatusReport {
         let (last_backup, last_drills) = tokio::join!(

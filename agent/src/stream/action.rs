@@ -31,7 +31,8 @@ pub(crate) struct PutFragment {
     pub(crate) segment: SegmentName,
     pub(crate) range: Range<u32>,
     pub(crate) server_time: ServerTime,
-    pub(crate) content: Bytes,
+    /// In pieces, one after the other.
+    pub(crate) content: Vec<Bytes>,
     /// Others are deleted once this one is stored: so it counts as stored only when it was read back and is equal.
     pub(crate) replaces: bool,
 }
@@ -59,7 +60,8 @@ pub(crate) struct PutSegment {
 /// Where the bytes of a whole segment are.
 #[derive(Debug)]
 pub(crate) enum Content {
-    Memory(Bytes),
+    /// In pieces, one after the other.
+    Memory(Vec<Bytes>),
     /// In these stored fragments of our epoch, one after the other.
     Fragments(Vec<Range<u32>>),
 }

@@ -7,11 +7,11 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use repository::Journal;
 
-use super::action::Append;
-use super::sink::{Sink, Stored};
+use super::action::{Append, JobId};
+use super::sink::Sink;
 
 /// An append under way: it has the journal, and gives it back.
-type Running = BoxFuture<'static, (Option<Journal>, repository::Result<Stored>)>;
+type Running = BoxFuture<'static, (Option<Journal>, repository::Result<JobId>)>;
 
 /// Runs within the session's own task: a commit waits for nothing but the disk.
 pub(crate) struct Appender {
@@ -37,7 +37,7 @@ impl Appender {
     }
 
     /// Waits until the next one is durable, for ever if there is none. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> repository::Result<Stored> {
+    pub(crate) async fn next(&mut self) -> repository::Result<JobId> {
         let running = match &mut self.running {
             Some(running) => running,
             none => match self.waiting.pop_front() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::Lsn;
 
-use super::tail::Tick;
+use super::pace::Tick;
 
 /// Since when bytes have been waiting to become durable.
 #[derive(Debug, Default)]

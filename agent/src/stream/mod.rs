@@ -8,7 +8,7 @@
 //! session   one START_REPLICATION: messages in, reports out, stores in the background
 //! silence   whether the server is still there
 //! tail      the rules, without I/O: when to flush, merge, store whole, and what is durable
-//!           (its parts: action, window, proof, prefix, objects, lag)
+//!           (its parts: action, gathered, window, pace, jobs, proof, prefix, objects, lag)
 //! mend      makes whole what an earlier agent left in fragments
 //! appender  adds to the journal, where the store has such objects, one record after the other
 //! sink      stores into the repository, again and again until it is done
@@ -20,12 +20,16 @@
 mod action;
 mod appender;
 mod connect;
+mod counts;
 mod error;
 mod follow;
+mod gathered;
+mod jobs;
 mod known;
 mod lag;
 mod mend;
 mod objects;
+mod pace;
 mod prefix;
 mod proof;
 mod receive;
@@ -40,6 +44,7 @@ mod state;
 mod tail;
 mod window;
 
+pub use counts::{PutKind, StreamCounts};
 pub use error::StreamError;
 pub use follow::{StreamOptions, follow};
 pub use receive::receive_until;

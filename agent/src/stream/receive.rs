@@ -14,11 +14,12 @@ use tokio::time::sleep;
 use super::error::StreamError;
 use super::follow::store_history;
 use super::known::checkpoints;
+use super::pace::Flush;
 use super::session::{Ended, Limits, Session};
 use super::sink::Sink;
 use super::start::ServerWal;
 use super::state::StreamState;
-use super::tail::{Flush, Tail, TailStart};
+use super::tail::{Tail, TailStart};
 use crate::archive::KnownSegments;
 
 /// Bytes wait longer than for an agent: here nothing but the segments counts.

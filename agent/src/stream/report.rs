@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::Lsn;
 
-use super::tail::Tick;
+use super::pace::Tick;
 
 /// The longest silence. A third of the `wal_sender_timeout` that our session asks for.
 const INTERVAL: Duration = Duration::from_secs(6);

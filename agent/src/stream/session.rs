@@ -12,14 +12,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::action::Action;
+use super::action::{Action, JobId};
 use super::appender::Appender;
 use super::error::StreamError;
+use super::pace::Tick;
 use super::report::Reporter;
 use super::silence::Silence;
-use super::sink::{Sink, Stored};
+use super::sink::Sink;
 use super::state::StreamState;
-use super::tail::{Tail, Tick};
+use super::tail::Tail;
 use crate::archive::KnownSegments;
 use crate::stop::stopped;
 
@@ -69,7 +70,7 @@ pub(crate) struct Session {
     state: StreamState,
     known: KnownSegments,
     appender: Appender,
-    jobs: JoinSet<repository::Result<Stored>>,
+    jobs: JoinSet<repository::Result<JobId>>,
     deletions: JoinSet<()>,
     begun: Instant,
     server_end: Lsn,
@@ -170,11 +171,11 @@ impl Session {
                 Some(done) = self.jobs.join_next() => {
                     // A defect of ours ends the agent, aloud: it is no outage.
                     let stored = done.unwrap_or_else(|error| resume_unwind(error.into_panic()))?;
-                    self.tail.stored(stored.job, stored.buffer);
+                    self.tail.stored(stored);
                     self.stalled = None;
                 }
                 appended = self.appender.next() => {
-                    self.tail.stored(appended?.job, None);
+                    self.tail.stored(appended?);
                     self.stalled = None;
                 }
                 Some(_) = self.deletions.join_next() => {}
@@ -350,11 +351,11 @@ impl Session {
             tokio::select! {
                 biased;
                 Some(done) = self.jobs.join_next() => match done {
-                    Ok(Ok(stored)) => self.tail.stored(stored.job, stored.buffer),
+                    Ok(Ok(stored)) => self.tail.stored(stored),
                     _ => return,
                 },
                 appended = self.appender.next(), if !self.appender.is_idle() => match appended {
-                    Ok(stored) => self.tail.stored(stored.job, None),
+                    Ok(stored) => self.tail.stored(stored),
                     Err(_) => return,
                 },
                 () = sleep_until(until) => {

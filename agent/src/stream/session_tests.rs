@@ -8,7 +8,8 @@ use proto::{SystemId, TimelineId};
 use repository::{BranchFacts, EpochFacts, Repository, Sealing, Store, Unsealing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::super::tail::{Flush, TailStart};
+use super::super::pace::Flush;
+use super::super::tail::TailStart;
 use super::*;
 
 /// A walsender that streams nothing at all. It answers who asks for an answer, or is as mute as a host that is gone.

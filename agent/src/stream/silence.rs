@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::tail::Tick;
+use super::pace::Tick;
 
 /// Silence before the reports ask for an answer.
 const ASK_AFTER: Duration = Duration::from_secs(10);

@@ -9,9 +9,11 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use proto::wal::SegmentName;
 use repository::{Branch, Epoch, FragmentName, Journal, JournalName};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::action::{Append, Content, JobId, PutFragment, PutSegment};
+use super::counts::PutKind;
 use super::error::is_final;
 use super::state::StreamState;
 
@@ -40,44 +42,34 @@ pub(crate) struct Sink {
     state: StreamState,
 }
 
-/// What a job leaves behind.
-#[derive(Debug)]
-pub(crate) struct Stored {
-    pub(crate) job: JobId,
-    /// The buffer, to be used again.
-    pub(crate) buffer: Option<Bytes>,
-}
-
 impl Sink {
     pub(crate) fn new(branch: Branch, epoch: Epoch, known: KnownSegments, state: StreamState) -> Self {
         Self { branch, epoch, fragments: Arc::default(), journals: Arc::default(), known, state }
     }
 
     /// Stores a fragment. Returns once it is durable, or when trying is pointless.
-    pub(crate) async fn put_fragment(self, put: PutFragment) -> repository::Result<Stored> {
+    pub(crate) async fn put_fragment(self, put: PutFragment) -> repository::Result<JobId> {
         let PutFragment { job, segment, range, server_time, content, replaces } = put;
+        let (begun, length) = (Instant::now(), u64::from(range.end - range.start));
+        let (branch, places) = (&self.branch, (range.start, range.end));
+        let mut parcel = branch.fragment_parcel(&self.epoch, segment, places, server_time, content).await?;
         let what = format!("WAL {segment} [{}, {})", range.start, range.end);
-        let this = &self;
-        let name = this
-            .insist(&what, || {
-                let (branch, content) = (&this.branch, content.clone());
-                let (from, to) = (range.start, range.end);
-                async move {
-                    let body = content.clone();
-                    let name = branch.put_fragment(&this.epoch, segment, from, to, server_time, body).await?;
-                    if replaces && branch.read_fragment(&name).await? != content {
-                        return Err(repository::Error::Corrupt {
-                            key: name.key().to_string(),
-                            why: "it reads back differently from what was written".to_owned(),
-                        });
-                    }
-                    Ok(name)
-                }
-            })
-            .await?;
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let name = loop {
+            let mut stored = branch.put_fragment_parcel(&mut parcel).await;
+            if let (Ok(name), true) = (&stored, replaces) {
+                // Its name has the digest of what was received.
+                stored = branch.verify_fragment(name).await.map(|()| *name);
+            }
+            match stored {
+                Ok(name) => break name,
+                Err(error) => self.try_again(&what, error, &mut backoff).await?,
+            }
+        };
+        self.state.counts().put(PutKind::Fragment, length, begun.elapsed());
         debug!(%segment, from = range.start, to = range.end, "stored a fragment");
         self.names().insert((segment, range.start, range.end), name);
-        Ok(Stored { job, buffer: Some(content) })
+        Ok(job)
     }
 
     /// Adds to the journal, or begins one where there is none to go on with. Returns once it is durable, or when trying is
@@ -86,15 +78,22 @@ impl Sink {
         self,
         mut journal: Option<Journal>,
         put: Append,
-    ) -> (Option<Journal>, repository::Result<Stored>) {
+    ) -> (Option<Journal>, repository::Result<JobId>) {
         let what = format!("WAL {} [{}, {})", put.segment, put.range.start, put.range.end);
+        let begun = Instant::now();
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         loop {
             match self.try_append(&mut journal, &put).await {
                 // Durable: a record counts when the sync after it has returned.
-                Ok(()) => return (journal, Ok(Stored { job: put.job, buffer: None })),
-                Err(error) if is_final(&error) => return (None, Err(error)),
-                Err(error) => self.wait_after(&what, &error, &mut backoff).await,
+                Ok(()) => {
+                    self.state.counts().put(PutKind::Record, put.content.len() as u64, begun.elapsed());
+                    return (journal, Ok(put.job));
+                }
+                Err(error) => {
+                    if let Err(error) = self.try_again(&what, error, &mut backoff).await {
+                        return (None, Err(error));
+                    }
+                }
             }
         }
     }
@@ -122,32 +121,32 @@ impl Sink {
     }
 
     /// Stores a whole segment. Returns once it is durable, or when trying is pointless.
-    pub(crate) async fn put_segment(self, put: PutSegment) -> repository::Result<Stored> {
+    pub(crate) async fn put_segment(self, put: PutSegment) -> repository::Result<JobId> {
         let PutSegment { job, segment, digest, server_time, content } = put;
-        let what = format!("WAL segment {segment}");
-        let (this, bytes) = (&self, &content);
-        let stored = this
-            .insist(&what, || async move {
-                match bytes {
-                    Content::Memory(bytes) => {
-                        this.branch.put_segment(segment, digest, Some(server_time), bytes.clone()).await
-                    }
-                    Content::Fragments(ranges) => {
-                        let parts = this.clone().read_back(segment, ranges.clone());
-                        this.branch.put_segment_stream(segment, digest, Some(server_time), parts).await
+        let begun = Instant::now();
+        let (what, branch, time) = (format!("WAL segment {segment}"), &self.branch, Some(server_time));
+        let stored = match content {
+            Content::Memory(pieces) => {
+                let mut parcel = branch.segment_parcel(segment, digest, time, pieces)?;
+                let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+                loop {
+                    match branch.put_segment_parcel(&mut parcel).await {
+                        Ok(stored) => break stored,
+                        Err(error) => self.try_again(&what, error, &mut backoff).await?,
                     }
                 }
-            })
-            .await?;
+            }
+            Content::Fragments(ranges) => {
+                let parts = || self.clone().read_back(segment, ranges.clone());
+                self.insist(&what, || branch.put_segment_stream(segment, digest, time, parts())).await?
+            }
+        };
+        self.state.counts().put(PutKind::Segment, self.branch.segment_size().bytes(), begun.elapsed());
         debug!(%segment, ?stored, "the segment is whole");
-        // Durable: put_segment has stored it, or found the same content, and has seen no other.
+        // Durable: it was stored, or the same content was found, and no other was seen.
         self.known.stored(segment, digest);
         self.names().retain(|(of, ..), _| *of != segment);
-        let buffer = match content {
-            Content::Memory(bytes) => Some(bytes),
-            Content::Fragments(_) => None,
-        };
-        Ok(Stored { job, buffer })
+        Ok(job)
     }
 
     /// The bytes of a segment from the fragments that hold it; each is verified as it is read.
@@ -156,13 +155,14 @@ impl Sink {
         segment: SegmentName,
         ranges: Vec<Range<u32>>,
     ) -> BoxStream<'static, std::io::Result<Bytes>> {
-        let parts = stream::iter(ranges).then(move |range| {
+        let parts = stream::iter(ranges).flat_map(move |range| {
             let name = self.names().get(&(segment, range.start, range.end)).copied();
-            let branch = self.branch.clone();
-            async move {
-                let name =
-                    name.ok_or_else(|| std::io::Error::other("a fragment of this segment is not known"))?;
-                branch.read_fragment(&name).await.map_err(std::io::Error::other)
+            match name {
+                Some(name) => self.branch.fragment_pieces(name),
+                None => {
+                    let error = std::io::Error::other("a fragment of this segment is not known");
+                    stream::once(async { Err(error) }).boxed()
+                }
             }
         });
         parts.boxed()
@@ -208,17 +208,27 @@ impl Sink {
         loop {
             match attempt().await {
                 Ok(done) => return Ok(done),
-                Err(error) if is_final(&error) => return Err(error),
-                Err(error) => self.wait_after(what, &error, &mut backoff).await,
+                Err(error) => self.try_again(what, error, &mut backoff).await?,
             }
         }
     }
 
-    async fn wait_after(&self, what: &str, error: &repository::Error, backoff: &mut Backoff) {
+    /// Tells of an error and waits; gives it back where trying again is pointless.
+    async fn try_again(
+        &self,
+        what: &str,
+        error: repository::Error,
+        backoff: &mut Backoff,
+    ) -> repository::Result<()> {
+        if is_final(&error) {
+            return Err(error);
+        }
+        self.state.counts().retry();
         let text = format!("cannot store {what}: {error}");
         if self.state.set_error(&text) {
             warn!("{text}; nothing of it is acknowledged, trying again");
         }
         tokio::time::sleep(backoff.next_wait()).await;
+        Ok(())
     }
 }

@@ -103,14 +103,16 @@ impl ServerWal {
         let newest = self.newest_before(stored, slot);
         let has_tail = longest_tail(stored, self.name(first)).is_some();
         let mut gap = None;
-        if first > slot {
-            first = if has_tail { first } else { SegmentNo(first.0 - 1) };
-        } else if let Some(newest) = newest.filter(|_| !has_tail) {
-            match reach {
-                Reach::BackToTheKnown => first = size.segment_before(newest),
-                Reach::ToTheMissing => first = size.segment_at(newest),
-                Reach::Slot if newest < slot.start(size) => gap = Some(newest..slot.start(size)),
-                Reach::Slot => {}
+        // Where the slot's segment is there whole, it may be that the archiver alone has brought it, and that nobody has
+        // looked at what comes before.
+        let looked_at = |newest: &Lsn| if first > slot { *newest >= slot.start(size) } else { has_tail };
+        match newest.filter(|newest| !looked_at(newest)) {
+            Some(newest) if reach == Reach::BackToTheKnown => first = size.segment_before(newest),
+            Some(newest) if reach == Reach::ToTheMissing => first = size.segment_at(newest),
+            newest => {
+                gap =
+                    newest.filter(|newest| *newest < slot.start(size)).map(|newest| newest..slot.start(size));
+                first = if first > slot && !has_tail { SegmentNo(first.0 - 1) } else { first };
             }
         }
         if self.name(first).timeline == self.history.timeline {
@@ -289,6 +291,19 @@ mod tests {
     fn a_gap_is_closed_if_the_server_still_can_and_told_if_not() {
         let server = server(7 * SIZE + 500, 9 * SIZE);
         let listing = stored(&[name(3), name(4)]);
+        let back = server.plan(&listing, Reach::BackToTheKnown).unwrap();
+        assert_eq!((back.start, back.gap), (Lsn(4 * SIZE), None));
+        let missing = server.plan(&listing, Reach::ToTheMissing).unwrap();
+        assert_eq!((missing.start, missing.gap), (Lsn(5 * SIZE), None));
+        let slot = server.plan(&listing, Reach::Slot).unwrap();
+        assert_eq!((slot.start, slot.gap), (Lsn(7 * SIZE), Some(Lsn(5 * SIZE)..Lsn(7 * SIZE))));
+    }
+
+    /// Found by the simulation: the archiver had stored the slot's segment, and hidden the gap before it.
+    #[test]
+    fn a_gap_before_a_segment_that_was_archived_is_no_other() {
+        let server = server(7 * SIZE + 500, 9 * SIZE);
+        let listing = stored(&[name(3), name(4), name(7)]);
         let back = server.plan(&listing, Reach::BackToTheKnown).unwrap();
         assert_eq!((back.start, back.gap), (Lsn(4 * SIZE), None));
         let missing = server.plan(&listing, Reach::ToTheMissing).unwrap();

@@ -8,7 +8,9 @@ use proto::{Lsn, TimelineId};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::counts::StreamCounts;
 use crate::notify::{Repeats, Told};
+use crate::troubles::{Trouble, Troubles};
 
 /// One word for what goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -47,7 +49,7 @@ pub struct StreamStatus {
 #[derive(Debug, Default)]
 struct Inner {
     status: StreamStatus,
-    last_error: Option<LastError>,
+    troubles: Troubles,
     streaming_since: Option<Instant>,
     waits_for_slot: bool,
     alarms: VecDeque<(Alarm, String)>,
@@ -84,11 +86,14 @@ pub struct LastError {
 
 /// Shared between the stream, which writes, and whoever asks. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct StreamState(Arc<Mutex<Inner>>);
+pub struct StreamState {
+    inner: Arc<Mutex<Inner>>,
+    counts: Arc<StreamCounts>,
+}
 
 impl StreamState {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A copy of what goes on now.
@@ -98,7 +103,17 @@ impl StreamState {
 
     /// The last thing that went wrong since the agent was started.
     pub fn last_error(&self) -> Option<LastError> {
-        self.lock().last_error.clone()
+        self.lock().troubles.last().map(|last| LastError { message: last.message.clone(), at: last.last })
+    }
+
+    /// What went wrong lately, oldest first.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.lock().troubles.all().cloned().collect()
+    }
+
+    /// What was done since the agent was started.
+    pub fn counts(&self) -> &StreamCounts {
+        &self.counts
     }
 
     /// How long WAL has been flowing without a break.
@@ -146,6 +161,9 @@ impl StreamState {
 
     pub(crate) fn set_phase(&self, phase: StreamPhase) {
         let mut inner = self.lock();
+        if inner.status.state == StreamPhase::Streaming && phase != StreamPhase::Streaming {
+            self.counts.interrupted();
+        }
         // A stream that was stopped stays so, for whoever looks, until WAL flows again.
         if inner.status.state != StreamPhase::Stopped || phase != StreamPhase::Connecting {
             inner.status.state = phase;
@@ -173,7 +191,7 @@ impl StreamState {
     pub(crate) fn set_error(&self, message: &str) -> bool {
         let mut inner = self.lock();
         inner.touched = Some(Instant::now());
-        inner.last_error = Some(LastError { message: message.to_owned(), at: jiff::Timestamp::now() });
+        inner.troubles.note(message, jiff::Timestamp::now());
         let told = inner.told.get_or_insert_with(|| Repeats::new(SILENCE));
         match told.note(message, Instant::now().into_std()) {
             Told::Now(1) => true,

@@ -15,23 +15,23 @@
 //!
 //! What always holds: `durable <= planned <= received`; a byte before `planned` is durable or in a job in flight.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use proto::wal::{SegmentName, SegmentNo, SegmentSize};
 use proto::{Digest, Lsn, ServerTime, TimelineId};
 
 use super::action::{Action, Append, Content, JobId, PutFragment, PutSegment};
+use super::gathered::Gathered;
+use super::jobs::{Job, Jobs, Kind};
 use super::lag::Waiting;
 use super::objects::Objects;
+use super::pace::{Flush, Pace, Tick};
 use super::prefix::DurablePrefix;
 use super::proof::{Checkpoint, Diverged, Proof};
 use super::window::{WINDOW, window_size};
-
-/// Time since the session began.
-pub(crate) type Tick = Duration;
 
 /// The longest message that a server sends.
 const MAX_MESSAGE: u64 = 128 << 10;
@@ -39,22 +39,8 @@ const MAX_MESSAGE: u64 = 128 << 10;
 /// Flushes that may be under way at once while the store is slow.
 const MAX_FLUSHES: usize = 4;
 
-/// Nor may another begin while so many bytes are under way: a flush is a copy, and memory is bounded.
+/// Nor may another begin while so many bytes are under way. No record of a journal is longer.
 const MAX_FLUSHING: u64 = 1 << 20;
-
-/// A flush at once begins beside others only after the last one has been under way for so long: then the store is slow,
-/// and waiting for it would double the time of a commit. Before that, waiting gathers a group.
-const SLOW: Duration = Duration::from_millis(10);
-
-/// When received WAL is to be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flush {
-    /// A byte waits this long at most.
-    Every(Duration),
-    /// As soon as something is there and no flush is in flight; what arrives meanwhile makes up the next: group commit.
-    /// While the store is slow, a few overlap.
-    AtOnce,
-}
 
 /// Where and how a tail begins.
 #[derive(Debug)]
@@ -79,22 +65,6 @@ pub(crate) enum TailError {
     Diverged(#[from] Diverged),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Flush,
-    Merge,
-    Window,
-    Segment,
-    Assembly,
-}
-
-#[derive(Debug)]
-struct Job {
-    kind: Kind,
-    segment: SegmentNo,
-    range: Range<u32>,
-}
-
 /// A segment whose bytes are all in fragments, or will be.
 #[derive(Debug)]
 struct Assembly {
@@ -109,13 +79,11 @@ struct Assembly {
 pub(crate) struct Tail {
     timeline: TimelineId,
     size: SegmentSize,
-    flush: Flush,
     journals: bool,
     window_size: u64,
 
-    window: BytesMut,
+    window: Gathered,
     window_start: Lsn,
-    spare: Option<BytesMut>,
     hasher: blake3::Hasher,
     proof: Proof,
     /// The complete windows of the segment that is being received.
@@ -129,15 +97,10 @@ pub(crate) struct Tail {
     prefix: DurablePrefix,
     /// When the server sent the last message; known before anything is stored.
     server_time: ServerTime,
-    pending_since: Option<Tick>,
-    /// When the last flush was begun.
-    flushed_at: Tick,
-    /// Somebody waits: do not wait for `flush_interval`.
-    hurry: bool,
+    pace: Pace,
     waiting: Waiting,
 
-    next_job: u64,
-    jobs: BTreeMap<JobId, Job>,
+    jobs: Jobs,
     assemblies: VecDeque<Assembly>,
     actions: VecDeque<Action>,
 }
@@ -153,12 +116,10 @@ impl Tail {
         Self {
             timeline: start.timeline,
             size: start.segment_size,
-            flush: start.flush,
             journals: start.journals,
             window_size,
-            window: BytesMut::with_capacity(window_size as usize),
+            window: Gathered::default(),
             window_start: start.start,
-            spare: None,
             hasher: blake3::Hasher::new(),
             proof: Proof::of(start.known),
             windows: Vec::new(),
@@ -168,12 +129,9 @@ impl Tail {
             planned: start.start,
             prefix: DurablePrefix::starting_at(start.start),
             server_time: ServerTime(0),
-            pending_since: None,
-            flushed_at: Tick::ZERO,
-            hurry: false,
+            pace: Pace::new(start.flush),
             waiting: Waiting::default(),
-            next_job: 0,
-            jobs: BTreeMap::new(),
+            jobs: Jobs::default(),
             assemblies: VecDeque::new(),
             actions: VecDeque::new(),
         }
@@ -210,15 +168,13 @@ impl Tail {
 
     /// The segments that are complete here and on their way into the repository.
     pub(crate) fn storing(&self) -> impl Iterator<Item = SegmentName> {
-        let whole = self.jobs.values().filter(|job| matches!(job.kind, Kind::Segment | Kind::Assembly));
-        whole.map(|job| self.name(job.segment))
+        self.jobs.whole().map(|segment| self.name(segment))
     }
 
     /// Whether there is room for another message. If not, the server waits: memory is bounded.
     pub(crate) fn wants_bytes(&self) -> bool {
-        let held: u64 = self.jobs.values().filter(|job| job.holds_window()).map(|job| job.length()).sum();
-        let assembling = self.jobs.values().any(|job| job.kind == Kind::Assembly);
-        let full = held >= self.window_size.max(WINDOW) || (assembling && !self.assemblies.is_empty());
+        let full = self.jobs.window_bytes() >= self.window_size.max(WINDOW)
+            || (self.jobs.is_assembling() && !self.assemblies.is_empty());
         // A message must not close a window while the store has enough to do: the next window is fresh memory.
         !full || self.window_end().bytes_since(self.received) > MAX_MESSAGE
     }
@@ -251,9 +207,9 @@ impl Tail {
             let (piece, rest) = bytes.split_at(room.min(bytes.len()));
             bytes = rest;
             self.hasher.update(piece);
-            self.window.extend_from_slice(piece);
+            self.window.push(piece);
             self.received = self.received + piece.len() as u64;
-            self.pending_since.get_or_insert(now);
+            self.pace.received(now);
             self.waiting.received(self.received, now);
             let hasher = &self.hasher;
             self.proof.compare(self.received, || hasher.finalize().into())?;
@@ -270,7 +226,7 @@ impl Tail {
         let complete = self.received == segment.end(self.size);
         let range = self.offset(segment, self.window_start)..self.offset(segment, self.received);
         if self.proof.is_stored(self.received) {
-            self.window.clear();
+            self.window.take();
             if complete {
                 // Durable: the repository has this segment, and it was just found equal.
                 self.prefix.add(segment.start(self.size), self.received);
@@ -278,16 +234,16 @@ impl Tail {
             }
         } else if self.window_size == self.size.bytes() {
             let rest = self.received.bytes_since(self.planned);
-            if self.flush == Flush::AtOnce && self.planned > self.window_start && rest < MAX_FLUSHING {
+            if self.pace.is_at_once() && self.planned > self.window_start && rest < MAX_FLUSHING {
                 // A commit at the segment's end shall not wait for the whole segment.
                 self.put_flush();
             }
             let digest = self.hasher.finalize().into();
-            let content = Content::Memory(self.take_window());
+            let content = Content::Memory(self.window.take());
             self.put_segment(Kind::Segment, segment, digest, self.server_time, content);
         } else {
             let replaces = self.planned > self.window_start;
-            let content = self.take_window();
+            let content = self.window.take();
             self.put_fragment(Kind::Window, segment, range.clone(), content, replaces);
             self.objects.close_window(range.clone());
             self.windows.push(range);
@@ -306,12 +262,7 @@ impl Tail {
         }
         self.window_start = self.received;
         self.planned = self.received;
-        self.pending_since = None;
-    }
-
-    fn take_window(&mut self) -> Bytes {
-        let fresh = self.spare.take().unwrap_or_else(|| BytesMut::with_capacity(self.window_size as usize));
-        std::mem::replace(&mut self.window, fresh).freeze()
+        self.pace.planned();
     }
 
     /// A position in `segment` as an offset.
@@ -322,58 +273,43 @@ impl Tail {
 
     /// Whatever has been received shall be stored now: a timeline ends, the server or the agent stops.
     pub(crate) fn hurry(&mut self) {
-        self.hurry = true;
+        self.pace.hurry();
     }
 
     /// WAL waits no longer than this from now on. Without a meaning where it is flushed at once.
     pub(crate) fn set_flush_interval(&mut self, interval: Duration) {
-        if let Flush::Every(current) = &mut self.flush {
-            *current = interval;
-        }
+        self.pace.set_interval(interval);
     }
 
     /// When [`Tail::plan`] has something to do though nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Tick> {
-        match self.flush {
-            _ if !self.may_flush() => None,
-            Flush::Every(interval) => self.pending_since.map(|since| since + interval),
-            Flush::AtOnce => Some(self.at_once()),
-        }
+        self.pace.deadline(self.is_flushing()).filter(|_| self.may_flush())
+    }
+
+    fn is_flushing(&self) -> bool {
+        self.jobs.flushes().0 > 0
     }
 
     fn may_flush(&self) -> bool {
-        let flushes = self.jobs.values().filter(|job| job.kind == Kind::Flush);
-        let (count, bytes) = flushes.fold((0, 0), |(count, bytes), job| (count + 1, bytes + job.length()));
+        let (count, bytes) = self.jobs.flushes();
         // A record is written when the one before it is durable.
         let overlap = !self.journals && count < MAX_FLUSHES && bytes < MAX_FLUSHING;
         // Nothing is stored before all was compared.
         self.received > self.planned && self.proof.is_complete() && (count == 0 || overlap)
     }
 
-    /// When a flush at once may begin.
-    fn at_once(&self) -> Tick {
-        let in_flight = self.jobs.values().any(|job| job.kind == Kind::Flush);
-        if in_flight { self.flushed_at + SLOW } else { Tick::ZERO }
-    }
-
     /// Decides what to do at this moment. To be called after each change, then [`Tail::next_action`].
     pub(crate) fn plan(&mut self, now: Tick) {
         if self.received == self.planned {
-            self.hurry = false;
+            self.pace.calm();
         }
-        let due = match self.flush {
-            Flush::AtOnce => now >= self.at_once(),
-            Flush::Every(interval) => {
-                self.hurry || self.pending_since.is_some_and(|since| now >= since + interval)
-            }
-        };
-        if due && self.may_flush() {
+        if self.pace.is_due(now, self.is_flushing()) && self.may_flush() {
             self.put_flush();
-            self.flushed_at = now;
+            self.pace.flushed(now);
         }
         let segment = self.size.segment_at(self.window_start);
         if let Some(range) = self.objects.plan_merge() {
-            let content = self.copy(segment, &range);
+            let content = self.part(segment, &range);
             self.put_fragment(Kind::Merge, segment, range, content, true);
         }
         let ranges = self.objects.take_superseded();
@@ -391,10 +327,7 @@ impl Tail {
     /// A window that is stored needs no journals, once nothing is being written to them.
     fn give_up_journals(&mut self) {
         for (segment, window) in std::mem::take(&mut self.outlived) {
-            let within = |job: &Job| {
-                job.kind == Kind::Flush && job.segment == segment && window.contains(&job.range.start)
-            };
-            match self.jobs.values().any(within) {
+            match self.jobs.is_flushing(segment, &window) {
                 true => self.outlived.push((segment, window)),
                 false => {
                     let segment = self.name(segment);
@@ -409,32 +342,38 @@ impl Tail {
         self.actions.pop_front()
     }
 
-    /// Stores what has been received since the last flush.
+    /// Stores what has been received since the last flush. Of a journal a record at most: the next one is due at once.
     fn put_flush(&mut self) {
         let segment = self.size.segment_at(self.window_start);
-        let range = self.offset(segment, self.planned)..self.offset(segment, self.received);
+        let end = match self.journals {
+            true => self.received.min(self.planned + MAX_FLUSHING.min(self.window_size / 4)),
+            false => self.received,
+        };
+        let range = self.offset(segment, self.planned)..self.offset(segment, end);
         if range.is_empty() {
             return;
         }
-        let content = self.copy(segment, &range);
+        let content = self.part(segment, &range);
         if self.journals {
-            self.append(segment, range, content);
+            self.append(segment, range, content.concat().into());
         } else {
             self.objects.begin(range.clone());
             self.put_fragment(Kind::Flush, segment, range, content, false);
         }
-        self.planned = self.received;
-        self.pending_since = None;
+        self.planned = end;
+        if end == self.received {
+            self.pace.planned();
+        }
     }
 
-    /// A copy of a part of the window: the window itself goes on growing.
-    fn copy(&self, segment: SegmentNo, range: &Range<u32>) -> Bytes {
+    /// A part of the window, which itself goes on growing.
+    fn part(&self, segment: SegmentNo, range: &Range<u32>) -> Vec<Bytes> {
         let window = self.offset(segment, self.window_start);
-        Bytes::copy_from_slice(&self.window[(range.start - window) as usize..(range.end - window) as usize])
+        self.window.part((range.start - window) as usize..(range.end - window) as usize)
     }
 
     fn append(&mut self, segment: SegmentNo, range: Range<u32>, content: Bytes) {
-        let job = self.begin(Job { kind: Kind::Flush, segment, range: range.clone() });
+        let job = self.jobs.begin(Job { kind: Kind::Flush, segment, range: range.clone() });
         let window = self.offset(segment, self.window_start);
         let (segment, server_time) = (self.name(segment), self.server_time);
         self.actions.push_back(Action::Append(Append { job, segment, range, server_time, content, window }));
@@ -445,10 +384,10 @@ impl Tail {
         kind: Kind,
         segment: SegmentNo,
         range: Range<u32>,
-        content: Bytes,
+        content: Vec<Bytes>,
         replaces: bool,
     ) {
-        let job = self.begin(Job { kind, segment, range: range.clone() });
+        let job = self.jobs.begin(Job { kind, segment, range: range.clone() });
         let (segment, server_time) = (self.name(segment), self.server_time);
         let put = PutFragment { job, segment, range, server_time, content, replaces };
         self.actions.push_back(Action::PutFragment(put));
@@ -463,21 +402,14 @@ impl Tail {
         content: Content,
     ) {
         let range = 0..self.offset(segment, segment.end(self.size));
-        let job = self.begin(Job { kind, segment, range });
+        let job = self.jobs.begin(Job { kind, segment, range });
         let put = PutSegment { job, segment: self.name(segment), digest, server_time, content };
         self.actions.push_back(Action::PutSegment(put));
     }
 
-    fn begin(&mut self, job: Job) -> JobId {
-        let id = JobId(self.next_job);
-        self.next_job += 1;
-        self.jobs.insert(id, job);
-        id
-    }
-
-    /// The object of `job` is durable in the repository. A window's buffer comes back to be used again.
-    pub(crate) fn stored(&mut self, job: JobId, buffer: Option<Bytes>) {
-        let Some(Job { kind, segment, range }) = self.jobs.remove(&job) else { return };
+    /// The object of `job` is durable in the repository.
+    pub(crate) fn stored(&mut self, job: JobId) {
+        let Some(Job { kind, segment, range }) = self.jobs.end(job) else { return };
         let start = segment.start(self.size);
         self.prefix.add(start + u64::from(range.start), start + u64::from(range.end));
         self.waiting.durable(self.prefix.end());
@@ -494,22 +426,6 @@ impl Tail {
         if current && is_object {
             self.objects.stored(&range);
         }
-        if let Some(Ok(mut buffer)) = buffer.map(Bytes::try_into_mut) {
-            buffer.clear();
-            if self.spare.is_none() && buffer.capacity() as u64 >= self.window_size {
-                self.spare = Some(buffer);
-            }
-        }
-    }
-}
-
-impl Job {
-    fn holds_window(&self) -> bool {
-        matches!(self.kind, Kind::Window | Kind::Segment)
-    }
-
-    fn length(&self) -> u64 {
-        u64::from(self.range.end - self.range.start)
     }
 }
 

@@ -14,7 +14,7 @@ use proto::config::SlotName;
 use proto::conninfo::ConnInfo;
 use repository::{Branch, Repository, Sealing, Unsealing, chance};
 use tokio::io::duplex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -132,6 +132,8 @@ pub(crate) async fn branch(repository: &Repository) -> Branch {
 pub(crate) struct Agent {
     pub(crate) gate: Gate,
     pub(crate) state: StreamState,
+    /// Told when WAL is missing for good.
+    pub(crate) gaps: Option<Arc<Notify>>,
     process: Option<(JoinHandle<()>, watch::Sender<bool>)>,
 }
 
@@ -153,6 +155,8 @@ impl Agent {
         }
         self.gate = Gate::default();
         let (stop, stopped) = watch::channel(false);
+        let gaps = Arc::<Notify>::default();
+        self.gaps = Some(gaps.clone());
         let way = Way { cluster: cluster.clone(), gate: self.gate.clone() };
         let options = StreamOptions {
             servers: Arc::new(way),
@@ -162,7 +166,7 @@ impl Agent {
             flush_interval: Duration::from_millis(500),
             synchronous,
             shutdown_grace: Duration::from_secs(30),
-            gaps: Arc::default(),
+            gaps,
         };
         self.state = StreamState::default();
         let (network, gate, state) = (network.clone(), self.gate.clone(), self.state.clone());

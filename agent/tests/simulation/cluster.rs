@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use proto::wal::history::HistoryEntry;
 use proto::{Lsn, TimelineId};
 use repository::catalogue::Inventory;
@@ -120,8 +121,13 @@ impl Cluster {
     }
 
     /// What is there, by names.
-    pub(crate) fn inventory(&self) -> Inventory {
+    pub(crate) fn inventory(&self) -> Arc<Inventory> {
         self.reader.lock().expect("one thread").inventory().expect("readable")
+    }
+
+    /// What the repository holds of a timeline: each whole segment and each tail, with the position of its first byte.
+    pub(crate) fn held(&self, timeline: TimelineId) -> Vec<(Lsn, Bytes)> {
+        self.reader.lock().expect("one thread").held(timeline)
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {

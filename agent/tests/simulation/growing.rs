@@ -73,6 +73,7 @@ impl View {
             let fate = network.bytes_fate(bytes.len(), way.fails, answer.is_closed());
             let filler = network.filler();
             let done = apply(network.objects.clone(), &path, end, bytes, fate, filler).await;
+            network.changed();
             sleep(way.back).await;
             let lost = way.lost || !done;
             // The sender may be gone.

@@ -20,76 +20,81 @@ mod walsender;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use harness::seeds::{self, ROUNDS, SEED};
 use proto::conninfo::ConnInfo;
 
-/// Plays so many schedules, or as many as the environment wants, on all processors, until one fails.
-fn play(schedules: u64) {
+/// What an ordinary run of the tests plays.
+const SCHEDULES: u64 = 24_000;
+
+/// Plays one of so many parts of so many schedules, or of as many as the environment wants, until one fails.
+fn play(schedules: u64, part: usize, parts: usize) {
     let (first, schedules) = seeds::wanted(0, schedules);
-    let postgres =
-        ConnInfo::resolve("host=one,two port=5432,5433 user=walkeep dbname=postgres sslmode=disable");
-    let postgres = postgres.expect("a connection string");
-    let (next, failed) = (AtomicU64::new(first), Mutex::new(None));
+    let postgres = postgres();
     let begun = Instant::now();
-    let work = || {
-        while failed.lock().expect("no panic").is_none() {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + schedules {
-                return;
-            }
-            let played = catch_unwind(AssertUnwindSafe(|| world::play(seed, &postgres)));
-            let (why, story) = match played {
-                Ok((Ok(()), story)) if schedules == 1 => {
+    let mut played = 0;
+    for seed in (first..first.saturating_add(schedules)).skip(part).step_by(parts) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| world::play(seed, &postgres)));
+        let (why, story) = match outcome {
+            Ok((Ok(()), story)) => {
+                if schedules == 1 {
                     println!("{}", story.join("\n"));
-                    continue;
                 }
-                Ok((Ok(()), _)) => continue,
-                Ok((Err(why), story)) => (why, story),
-                Err(panic) => {
-                    let text = panic.downcast_ref::<String>().cloned();
-                    let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-                    (format!("a panic: {}", text.unwrap_or_default()), Vec::new())
-                }
-            };
-            let nth = seed - first + 1;
-            *failed.lock().expect("no panic") = Some(format!(
-                "{}\nschedule {seed}, the {nth}th: {why}\nagain: {SEED}={seed} {ROUNDS}=1 cargo xtask test simulation::schedules",
-                story.join("\n")
-            ));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
-        }
-    });
-    if let Some(why) = failed.into_inner().expect("no panic") {
-        panic!("{why}");
+                played += 1;
+                continue;
+            }
+            Ok((Err(why), story)) => (why, story),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                (format!("a panic: {}", text.unwrap_or_default()), Vec::new())
+            }
+        };
+        panic!(
+            "{}\nschedule {seed}: {why}\nagain: {SEED}={seed} {ROUNDS}=1 cargo xtask test simulation::schedules",
+            story.join("\n")
+        );
     }
-    println!("{schedules} schedules in {:.1?}", begun.elapsed());
+    println!("{played} schedules in {:.1?}", begun.elapsed());
 }
 
-#[test]
-fn schedules() {
-    play(2_000);
+fn postgres() -> ConnInfo {
+    ConnInfo::resolve("host=one,two port=5432,5433 user=walkeep dbname=postgres sslmode=disable")
+        .expect("a connection string")
+}
+
+/// In parts: beside other tests they take whichever processor is free.
+mod schedules {
+    macro_rules! parts {
+        ($parts:literal: $($name:ident $part:literal)*) => {
+            $(
+                #[test]
+                fn $name() {
+                    super::play(super::SCHEDULES, $part, $parts);
+                }
+            )*
+        };
+    }
+
+    parts!(8: part_1 0 part_2 1 part_3 2 part_4 3 part_5 4 part_6 5 part_7 6 part_8 7);
 }
 
 #[test]
 #[ignore = "takes minutes: cargo xtask test --soak simulation"]
 fn soak() {
-    play(100_000);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for part in 0..processors {
+            scope.spawn(move || play(100_000, part, processors));
+        }
+    });
 }
 
 /// A failure would be worth little if it could not be looked at again.
 #[test]
 fn a_schedule_tells_the_same_story_again() {
-    let postgres =
-        ConnInfo::resolve("host=one,two port=5432,5433 user=walkeep dbname=postgres sslmode=disable");
-    let postgres = postgres.expect("a connection string");
+    let postgres = postgres();
     for seed in 0..20 {
         assert_eq!(world::play(seed, &postgres), world::play(seed, &postgres));
     }

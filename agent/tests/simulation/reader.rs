@@ -1,15 +1,17 @@
 //! Whoever restores. It knows what servers wrote and what was acknowledged, and demands it of the repository.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use proto::wal::{SegmentName, SegmentNo};
-use proto::{Lsn, TimelineId};
+use proto::{Digest, Lsn, TimelineId};
 use repository::catalogue::{Coverage, Inventory};
 use repository::{Branch, Error, FragmentName, TimelineWal};
 
 use crate::cluster::{Promise, State};
+use crate::store::Network;
 use crate::wal::{Written, size};
 
 type Result<T = ()> = std::result::Result<T, String>;
@@ -17,20 +19,91 @@ type Result<T = ()> = std::result::Result<T, String>;
 /// Reads without a network between: what it does not find is not there.
 pub(crate) struct Reader {
     branch: Branch,
+    network: Arc<Network>,
+    /// What there was after so many changes.
+    inventory: Option<(u64, Arc<Inventory>)>,
     /// What was readable before.
-    seen: BTreeMap<TimelineId, Coverage>,
-    /// Objects that were read and found right: they never change.
-    right: BTreeSet<String>,
+    seen: Option<Arc<Inventory>>,
+    /// Whole segments as they were read: what has a digest in its name never changes.
+    whole: BTreeMap<SegmentName, (Digest, Bytes)>,
+    /// Tails as they were read of these fragments, which do not change either.
+    tails: BTreeMap<SegmentName, (Vec<FragmentName>, Bytes)>,
+    /// What was found right, of the same.
+    right: BTreeSet<(SegmentName, Digest)>,
+    right_fragments: BTreeSet<FragmentName>,
 }
 
 impl Reader {
-    pub(crate) fn new(branch: Branch) -> Self {
-        Self { branch, seen: BTreeMap::new(), right: BTreeSet::new() }
+    pub(crate) fn new(branch: Branch, network: Arc<Network>) -> Self {
+        Self {
+            branch,
+            network,
+            inventory: None,
+            seen: None,
+            whole: BTreeMap::new(),
+            tails: BTreeMap::new(),
+            right: BTreeSet::new(),
+            right_fragments: BTreeSet::new(),
+        }
     }
 
-    pub(crate) fn inventory(&self) -> Result<Inventory> {
-        let listing = self.branch.wal_listing().now_or_never().expect("memory answers at once");
-        Ok(Inventory::new(Vec::new(), listing.map_err(|error| format!("the listing: {error}"))?, size()))
+    pub(crate) fn inventory(&mut self) -> Result<Arc<Inventory>> {
+        let changes = self.network.changes();
+        if let Some((then, inventory)) = &self.inventory
+            && *then == changes
+        {
+            return Ok(inventory.clone());
+        }
+        let listing = now(self.branch.wal_listing(), "the listing")?;
+        let inventory = Arc::new(Inventory::new(Vec::new(), listing, size()));
+        self.inventory = Some((changes, inventory.clone()));
+        Ok(inventory)
+    }
+
+    /// A whole segment that has one content.
+    fn segment(&mut self, name: SegmentName, digest: Digest) -> Result<Bytes> {
+        if let Some((known, content)) = self.whole.get(&name)
+            && *known == digest
+        {
+            return Ok(content.clone());
+        }
+        let content = now(self.branch.read_segment(name), name)?;
+        self.whole.insert(name, (digest, content.clone()));
+        Ok(content)
+    }
+
+    /// What fragments hold of a segment's beginning.
+    fn tail(&mut self, name: SegmentName, wal: &TimelineWal) -> std::result::Result<Bytes, Error> {
+        let fragments: Vec<_> = wal.fragments.iter().filter(|f| f.segment == name).copied().collect();
+        if let Some((known, content)) = self.tails.get(&name)
+            && *known == fragments
+        {
+            return Ok(content.clone());
+        }
+        let tail = self.branch.read_tail(name).now_or_never().expect("memory answers at once")?;
+        let content = tail.map(|tail| tail.bytes).unwrap_or_default();
+        self.tails.insert(name, (fragments, content.clone()));
+        Ok(content)
+    }
+
+    /// Each whole segment and each tail of a timeline, where there is no doubt about it.
+    pub(crate) fn held(&mut self, timeline: TimelineId) -> Vec<(Lsn, Bytes)> {
+        let inventory = self.inventory().expect("readable");
+        let Some(wal) = inventory.wal.timelines.get(&timeline) else { return Vec::new() };
+        let tailed = wal.fragments.iter().map(|fragment| fragment.segment);
+        let names: BTreeSet<SegmentName> = wal.segments.keys().copied().chain(tailed).collect();
+        let held = names.into_iter().filter_map(|name| {
+            let content = match wal.segments.get(&name).map(Vec::as_slice) {
+                Some([digest]) => self.segment(name, *digest).ok()?,
+                Some(_) => return None,
+                None => self.tail(name, wal).ok()?,
+            };
+            if content.is_empty() {
+                return None;
+            }
+            Some((name.number(size()).ok()?.start(size()), content))
+        });
+        held.collect()
     }
 
     /// By names alone: what was acknowledged is there, and what was readable still is.
@@ -54,12 +127,12 @@ impl Reader {
                 return Err(format!("two contents of {name}"));
             }
             let (empty, coverage) = (Coverage::default(), &inventory.coverage[timeline]);
-            let before = self.seen.get(timeline).unwrap_or(&empty);
+            let before = self.seen.as_ref().and_then(|seen| seen.coverage.get(timeline)).unwrap_or(&empty);
             if let Some(gone) = before.ranges().iter().flat_map(|range| coverage.missing(range)).next() {
                 return Err(format!("was readable and is gone: {gone:?} on timeline {timeline}"));
             }
         }
-        self.seen = inventory.coverage;
+        self.seen = Some(inventory);
         Ok(())
     }
 
@@ -70,7 +143,6 @@ impl Reader {
         for (timeline, wal) in &inventory.wal.timelines {
             self.objects(state, *timeline, wal)?;
         }
-        let mut read = BTreeMap::new();
         for promise in &state.promises {
             let writing = &state.writings[promise.writing];
             let (first, last) = (size().segment_at(promise.from), size().segment_before(promise.to));
@@ -86,7 +158,7 @@ impl Reader {
                 if has_strangers(state) {
                     self.somewhere(&inventory, writing, range)?;
                 } else {
-                    self.along(&inventory, writing, range, &mut read)?;
+                    self.along(&inventory, writing, range)?;
                 }
             }
         }
@@ -96,17 +168,12 @@ impl Reader {
     /// Every object's bytes were written by one server of that timeline.
     fn objects(&mut self, state: &State, timeline: TimelineId, wal: &TimelineWal) -> Result {
         let writings = || state.writings.iter().filter(|writing| writing.timeline == timeline);
-        let mut wrote = |what: String, content: &mut dyn FnMut() -> Result<Bytes>, start: Lsn| {
-            if self.right.contains(&what) {
-                return Ok(());
-            }
-            let bytes = content()?;
+        let wrote = |what: &dyn std::fmt::Display, bytes: &Bytes, start: Lsn| {
             let end = start + bytes.len() as u64;
-            if !writings().any(|writing| writing.end >= end && writing.bytes(start, end) == bytes) {
-                return Err(format!("{what} holds bytes that nobody wrote"));
+            match writings().any(|writing| writing.end >= end && writing.bytes(start, end) == *bytes) {
+                true => Ok(()),
+                false => Err(format!("{what} holds bytes that nobody wrote")),
             }
-            self.right.insert(what);
-            Ok(())
         };
         for (name, digests) in &wal.segments {
             let number = name.number(size()).map_err(|error| error.to_string())?;
@@ -116,35 +183,29 @@ impl Reader {
                     return Err(format!("{name}-{digest} was written by nobody"));
                 }
             }
-            if digests.len() == 1 {
-                let branch = &self.branch;
-                wrote(name.to_string(), &mut || now(branch.read_segment(*name), name), number.start(size()))?;
+            if let [digest] = digests[..]
+                && !self.right.contains(&(*name, digest))
+            {
+                wrote(name, &self.segment(*name, digest)?, number.start(size()))?;
+                self.right.insert((*name, digest));
             }
         }
         let mut tails = BTreeSet::new();
         for fragment in &wal.fragments {
             let number = fragment.segment.number(size()).map_err(|error| error.to_string())?;
             let start = number.start(size()) + u64::from(fragment.from);
-            let branch = &self.branch;
-            wrote(
-                // A journal grows.
-                format!("{} up to {}", fragment.key(), fragment.to),
-                &mut || now(branch.read_fragment(fragment), fragment.key()),
-                start,
-            )?;
+            if !self.right_fragments.contains(fragment) {
+                let bytes = now(self.branch.read_fragment(fragment), fragment.key())?;
+                wrote(&fragment.key(), &bytes, start)?;
+                self.right_fragments.insert(*fragment);
+            }
             tails.insert(fragment.segment);
         }
         for name in tails {
             let number = name.number(size()).map_err(|error| error.to_string())?;
-            match self.branch.read_tail(name).now_or_never().expect("memory answers at once") {
-                Ok(None) => {}
-                Ok(Some(tail)) => {
-                    let start = number.start(size());
-                    let end = start + u64::from(tail.valid);
-                    if !writings().any(|w| w.end >= end && w.bytes(start, end) == tail.bytes) {
-                        return Err(format!("the tail of {name} is not what one server wrote"));
-                    }
-                }
+            match self.tail(name, wal) {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => wrote(&format_args!("the tail of {name}"), &bytes, number.start(size()))?,
                 Err(Error::Conflict { .. }) if has_strangers(state) => {}
                 Err(error) => return Err(format!("the tail of {name}: {error}")),
             }
@@ -153,13 +214,7 @@ impl Reader {
     }
 
     /// Reads an acknowledged range within one segment as recovery would.
-    fn along(
-        &self,
-        inventory: &Inventory,
-        writing: &Written,
-        range: Promise,
-        read: &mut BTreeMap<SegmentName, Bytes>,
-    ) -> Result {
+    fn along(&mut self, inventory: &Inventory, writing: &Written, range: Promise) -> Result {
         let segment = size().segment_at(range.from);
         let start = segment.start(size());
         for part in inventory.lineage(writing.timeline).timelines_of(segment, size()) {
@@ -168,12 +223,11 @@ impl Reader {
             if !wal.segments.contains_key(&name) && wal.tail_length(name) == 0 {
                 continue;
             }
-            let content = match read.get(&name) {
-                Some(content) => content.clone(),
-                None if wal.segments.contains_key(&name) => now(self.branch.read_segment(name), name)?,
-                None => now(self.branch.read_tail(name), name)?.map(|tail| tail.bytes).unwrap_or_default(),
+            let content = match wal.segments.get(&name).map(Vec::as_slice) {
+                Some([digest]) => self.segment(name, *digest)?,
+                Some(_) => return Err(format!("two contents of {name}")),
+                None => self.tail(name, wal).map_err(|error| format!("the tail of {name}: {error}"))?,
             };
-            read.insert(name, content.clone());
             let end = part.to.min(start + content.len() as u64);
             let place = |at: Lsn| at.bytes_since(start) as usize;
             if end < range.to {
@@ -215,8 +269,9 @@ impl Reader {
                 let bytes = now(self.branch.read_fragment(fragment), fragment.key());
                 bytes.is_ok_and(|bytes| bytes == writing.bytes(from, to))
             };
-            let fragments = wal.fragments.iter().filter(|fragment| fragment.segment == name);
-            there.extend(fragments.filter(ours).map(|fragment| {
+            // A listing leaves out what journals hold of a segment that is there whole.
+            let fragments = now(self.branch.fragments(name), name)?;
+            there.extend(fragments.iter().filter(ours).map(|fragment| {
                 let start = segment.start(size());
                 start + u64::from(fragment.from)..start + u64::from(fragment.to)
             }));

@@ -4,6 +4,7 @@
 //! ignored. What the real clients do about failures (asking again) is left out, so that each one reaches the stream.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,16 +50,26 @@ pub(crate) struct Network {
     pub(crate) objects: Arc<InMemory>,
     weather: Mutex<Weather>,
     random: Mutex<StdRng>,
+    changes: AtomicU64,
 }
 
 impl Network {
     pub(crate) fn new(objects: Arc<InMemory>, seed: u64) -> Arc<Self> {
         let random = Mutex::new(StdRng::seed_from_u64(seed));
-        Arc::new(Self { objects, weather: Mutex::new(CALM), random })
+        Arc::new(Self { objects, weather: Mutex::new(CALM), random, changes: AtomicU64::new(0) })
     }
 
     pub(crate) fn set(&self, weather: Weather) {
         *self.weather.lock().expect("one thread") = weather;
+    }
+
+    /// How often what is stored has become different.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A random decision.
@@ -116,17 +127,19 @@ impl View {
     ) -> Result<T> {
         self.gate.pass().await;
         let (answer, answered) = oneshot::channel();
-        let (fate, objects) = (self.network.fate(), self.network.objects.clone());
+        let (fate, network) = (self.network.fate(), self.network.clone());
         tokio::spawn(async move {
             sleep(fate.there).await;
-            let result = if fate.fails { Err(silence()) } else { request(objects.clone()).await };
+            let result = if fate.fails { Err(silence()) } else { request(network.objects.clone()).await };
+            network.changed();
             sleep(fate.back).await;
             // The sender may be gone.
             let _ = answer.send(if fate.lost { Err(silence()) } else { result });
             if fate.repeats && !fate.fails {
                 sleep(fate.again).await;
                 // The second answer is nobody's.
-                let _ = request(objects).await;
+                let _ = request(network.objects.clone()).await;
+                network.changed();
             }
         });
         let answer = answered.await.unwrap_or_else(|_| Err(silence()));

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use proto::wal::{SegmentNo, SegmentSize};
 use proto::{Digest, Lsn, TimelineId};
 
@@ -41,15 +41,15 @@ impl Written {
         let segment = size().segment_at(from);
         let start = segment.start(size());
         let place = |at: Lsn| usize::try_from(at.bytes_since(start)).expect("an offset");
-        self.segment(segment).0.slice(place(from)..place(to))
+        self.made(segment, |made| made.bytes.slice(place(from)..place(to)))
     }
 
     /// The digest of a whole segment.
     pub(crate) fn digest(&self, segment: SegmentNo) -> Digest {
-        self.segment(segment).1
+        self.made(segment, |made| *made.digest.get_or_insert_with(|| Digest::of(&made.bytes)))
     }
 
-    fn segment(&self, segment: SegmentNo) -> (Bytes, Digest) {
+    fn made<T>(&self, segment: SegmentNo, use_it: impl FnOnce(&mut Made) -> T) -> T {
         let (start, end) = (segment.start(size()), segment.end(size()));
         let mut hands: Vec<(u64, u64)> = Vec::new();
         for (from, salt) in self.hands.iter().copied().filter(|(from, _)| *from < end) {
@@ -62,32 +62,47 @@ impl Written {
             if cache.len() > 64 {
                 cache.clear();
             }
-            let made = cache.entry((segment, hands.clone())).or_insert_with(|| make(start, &hands));
-            made.clone()
+            let made = cache
+                .entry((segment, hands))
+                .or_insert_with_key(|(_, hands)| Made { bytes: make(start, hands), digest: None });
+            use_it(made)
         })
     }
 }
 
-type Cache = BTreeMap<(SegmentNo, Vec<(u64, u64)>), (Bytes, Digest)>;
+/// A segment's bytes, and their digest if somebody has asked for it.
+struct Made {
+    bytes: Bytes,
+    digest: Option<Digest>,
+}
+
+type Cache = BTreeMap<(SegmentNo, Vec<(u64, u64)>), Made>;
 
 thread_local! {
     static CACHE: RefCell<Cache> = const { RefCell::new(BTreeMap::new()) };
 }
 
-fn make(start: Lsn, hands: &[(u64, u64)]) -> (Bytes, Digest) {
+/// So many bytes say the same: by whom, and where. It compresses well, so that most of the time goes into what is tested.
+const UNIT: usize = 128;
+
+fn make(start: Lsn, hands: &[(u64, u64)]) -> Bytes {
     let length = size().bytes();
-    let mut bytes = BytesMut::zeroed(length as usize);
+    let mut bytes = vec![0; length as usize];
     for (at, (from, salt)) in hands.iter().enumerate() {
         let to = hands.get(at + 1).map_or(length, |next| next.0);
-        for unit in from / 32..to.div_ceil(32) {
-            let mark = (salt << 40 ^ (start.0 / 32 + unit)).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes();
-            for (place, mark) in (unit * 32..).zip(mark) {
-                if (*from..to).contains(&place) {
-                    bytes[place as usize] = mark | 1;
-                }
+        let (from, to) = (*from as usize, to as usize);
+        for unit in from / UNIT..to.div_ceil(UNIT) {
+            let place = start.0 / UNIT as u64 + unit as u64;
+            let mark = (salt << 40 ^ place).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 0x0101_0101_0101_0101;
+            let unit_end = (unit + 1) * UNIT;
+            let (first, last) = (from.max(unit * UNIT), to.min(unit_end));
+            let marks = mark.to_le_bytes().into_iter().cycle().skip(first % 8);
+            if last - first == UNIT {
+                bytes[first..last].as_chunks_mut().0.fill(mark.to_le_bytes());
+            } else {
+                bytes[first..last].iter_mut().zip(marks).for_each(|(byte, mark)| *byte = mark);
             }
         }
     }
-    let digest = Digest::of(&bytes);
-    (bytes.freeze(), digest)
+    bytes.into()
 }

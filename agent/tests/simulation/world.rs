@@ -1,22 +1,24 @@
 //! One schedule: what happens when, all of it decided by a seed.
 
+mod others;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use futures::FutureExt;
 use object_store::memory::InMemory;
 use proto::conninfo::ConnInfo;
-use proto::wal::{SegmentName, SegmentNo};
+use proto::wal::SegmentNo;
 use proto::{Lsn, SystemId, TimelineId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use repository::{Branch, BranchFacts, Error, Repository, Sealing, Store, Unsealing, chance};
-use tokio::task::{JoinHandle, LocalSet};
+use repository::{BranchFacts, Repository, Sealing, Store, Unsealing, chance};
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
 
-use crate::agents::{self, Agent, CLUSTER};
+use crate::agents::{Agent, CLUSTER};
 use crate::cluster::{Cluster, SYSTEM, Up};
-use crate::gate::Gate;
 use crate::reader::{Reader, has_strangers};
 use crate::store::{CALM, Network, Weather};
 use crate::wal::size;
@@ -39,12 +41,18 @@ pub(crate) struct World {
     timelines: u32,
     /// WAL was removed that nobody had fetched: then there may be a gap.
     gap: bool,
+    /// WAL was removed when nothing was stored yet: then nobody can know that there is a gap.
+    unknowable: bool,
     /// Whether two servers may come to write one timeline.
     strangers: bool,
+    /// Each agent knows one server only. A copy of the first one is promoted without a new timeline, and both go on.
+    split: bool,
     /// Whether the store's objects can grow, so that tails are journals.
     journals: bool,
     /// The most that is written at once.
     burst: u64,
+    /// Told by agents: WAL is missing for good.
+    gaps_told: Vec<Arc<Notify>>,
     /// What has happened, for whoever looks into a failure.
     story: Vec<String>,
 }
@@ -77,9 +85,11 @@ impl World {
             _ => random.random_range(0..20_000),
         };
         let start = SegmentNo(7).start(size()) + into;
+        let split = random.random_range(0..8) == 0;
+        let network = Network::new(objects, seed);
         Self {
-            cluster: Cluster::new(start, Reader::new(branch)),
-            network: Network::new(objects, seed),
+            cluster: Cluster::new(start, Reader::new(branch, network.clone())),
+            network,
             agents: Default::default(),
             postgres,
             begun: Instant::now(),
@@ -87,9 +97,12 @@ impl World {
             primary: 0,
             timelines: 1,
             gap: false,
-            strangers: random.random_range(0..8) == 0,
+            unknowable: false,
+            strangers: !split && random.random_range(0..8) == 0,
+            split,
             journals: random.random(),
             burst: if random.random_range(0..6) == 0 { 500_000 } else { 9_000 },
+            gaps_told: Vec::new(),
             story: Vec::new(),
             random,
         }
@@ -103,6 +116,10 @@ impl World {
     async fn run(&mut self) -> Result {
         self.start_agent(0);
         let chatter = (self.random.random_range(0..3) == 0).then(|| self.chatter());
+        let onlooker = (self.random.random_range(0..8) == 0).then(|| self.onlooker());
+        if self.split {
+            self.split().await;
+        }
         for _ in 0..self.random.random_range(8..30) {
             self.event().await?;
             let pause = match self.random.random_range(0..12) {
@@ -114,8 +131,8 @@ impl World {
             self.judge()?;
         }
         self.look()?;
-        if let Some(chatter) = chatter {
-            chatter.abort();
+        for task in [chatter, onlooker].into_iter().flatten() {
+            task.abort();
         }
         self.rest().await?;
         self.look()
@@ -155,7 +172,7 @@ impl World {
             76..82 => self.crash_or_start(),
             82..84 => self.shut_down().await,
             84..88 => self.checkpoint(),
-            88..92 => self.fail_over(),
+            88..92 if !self.split => self.fail_over(),
             92..95 => self.archive(),
             95..98 => self.read(),
             _ => self.look()?,
@@ -167,7 +184,30 @@ impl World {
         let synchronous = self.random.random();
         self.tell(format!("agent {which} is started, synchronous: {synchronous}"));
         let (cluster, network) = (self.cluster.clone(), self.network.clone());
-        self.agents[which].start(&cluster, &network, &self.postgres, synchronous, self.journals);
+        let mut postgres = self.postgres.clone();
+        if self.split {
+            postgres.hosts = vec![postgres.hosts[which].clone()];
+        }
+        self.agents[which].start(&cluster, &network, &postgres, synchronous, self.journals);
+        self.gaps_told.extend(self.agents[which].gaps.clone());
+    }
+
+    /// Two servers with one past write one timeline, each with an agent of its own, which finds nothing wrong: not yet.
+    async fn split(&mut self) {
+        for _ in 0..self.random.random_range(1..4) {
+            self.write();
+            sleep(Duration::from_millis(self.random.random_range(0..1500))).await;
+        }
+        let at = self.cluster.change(|state| {
+            let (timeline, end) = (state.written(0).timeline, state.written(0).end);
+            state.promote(1, 0, timeline, end);
+            end
+        });
+        self.tell(format!("a copy of server 0 is promoted at {at} without a new timeline"));
+        if self.random.random() {
+            self.start_agent(1);
+            sleep(Duration::from_millis(self.random.random_range(0..1500))).await;
+        }
     }
 
     /// Every primary that runs writes something.
@@ -194,28 +234,6 @@ impl World {
             writes
         });
         self.tell(format!("written up to {writes:?}"));
-    }
-
-    /// Small commits all the time, so that there is something to merge.
-    fn chatter(&mut self) -> JoinHandle<()> {
-        self.tell("small commits from now on".to_owned());
-        let (cluster, mut random) = (self.cluster.clone(), StdRng::seed_from_u64(self.random.random()));
-        let pause = random.random_range(20..700);
-        tokio::spawn(async move {
-            loop {
-                sleep(Duration::from_millis(random.random_range(pause / 2..=pause))).await;
-                let length = random.random_range(30..400);
-                cluster.change(|state| {
-                    for host in 0..state.hosts.len() {
-                        let (up, primary) = (state.hosts[host].up, state.hosts[host].primary);
-                        if up == Up::Running && primary {
-                            let writing = state.hosts[host].writing;
-                            state.writings[writing].end = state.writings[writing].end + length;
-                        }
-                    }
-                });
-            }
-        })
     }
 
     fn weather(&mut self) {
@@ -312,6 +330,7 @@ impl World {
         let lineage = inventory.lineage(timeline);
         if inventory.wal_complete(&lineage, self.start, floor.max(self.start)).is_err() {
             self.gap = true;
+            self.unknowable |= inventory.coverage.is_empty();
         }
     }
 
@@ -325,7 +344,9 @@ impl World {
         };
         let first = floor.max(begin).max(self.start);
         // Where nothing was ever stored, nobody can know that something is missing.
-        self.gap |= self.cluster.inventory().coverage.is_empty();
+        let nothing = self.cluster.inventory().coverage.is_empty();
+        self.gap |= nothing;
+        self.unknowable |= nothing;
         let at = match self.random.random_range(0..4) {
             0 => end,
             1 => size().floor(end).max(first),
@@ -354,71 +375,6 @@ impl World {
         self.tell(format!(
             "server {new} is promoted at {at}; a stranger: {stranger}; the old one stays: {stays}"
         ));
-    }
-
-    /// The archiver brings a whole segment on its own way.
-    fn archive(&mut self) {
-        let host = self.primary;
-        let (written, up) = {
-            let state = self.cluster.state();
-            (state.written(host).clone(), state.hosts[host].up)
-        };
-        let segment = SegmentNo(size().segment_at(written.end).0 - 1);
-        if up == Up::Down
-            || segment.start(size()) < size().floor(self.start)
-            || segment.end(size()) <= written.begin
-        {
-            return;
-        }
-        let name = SegmentName::new(written.timeline, segment, size());
-        self.tell(format!("{name} is archived"));
-        let (network, cluster) = (self.network.clone(), self.cluster.clone());
-        tokio::spawn(async move {
-            let branch = branch(network).await;
-            let content = written.bytes(segment.start(size()), segment.end(size()));
-            let stored = branch.put_segment(name, written.digest(segment), None, content).await;
-            if let Err(error @ Error::Conflict { .. }) = stored {
-                cluster.change(|state| {
-                    if !has_strangers(state) {
-                        state.wrong.push(format!("the archiver: {error}"));
-                    }
-                });
-            }
-        });
-    }
-
-    /// Somebody reads a tail while others write, merge and delete.
-    fn read(&mut self) {
-        let inventory = self.cluster.inventory();
-        let fragments =
-            inventory.wal.timelines.values().flat_map(|wal| wal.fragments.iter().map(move |f| (wal, f)));
-        let Some((wal, last)) = fragments.last() else { return };
-        let (name, there) = (last.segment, wal.tail_length(last.segment));
-        if there == 0 {
-            return;
-        }
-        self.tell(format!("{there} bytes of the tail of {name} are read"));
-        let (network, cluster) = (self.network.clone(), self.cluster.clone());
-        tokio::task::spawn_local(async move {
-            let read = branch(network).await.read_tail(name).await;
-            cluster.change(|state| {
-                let start = name.number(size()).expect("a name").start(size());
-                let is_right = |bytes: &Bytes| {
-                    let end = start + bytes.len() as u64;
-                    let writings = || state.writings.iter().filter(|w| w.timeline == name.timeline);
-                    writings().any(|w| w.end >= end && w.bytes(start, end) == *bytes)
-                };
-                let wrong = match &read {
-                    Ok(Some(tail)) if tail.valid < there => format!("is shorter: {}", tail.valid),
-                    Ok(Some(tail)) if !is_right(&tail.bytes) => "is not what one server wrote".to_owned(),
-                    Ok(None) => "is gone".to_owned(),
-                    Err(error @ (Error::Absent { .. } | Error::Corrupt { .. })) => error.to_string(),
-                    Err(error @ Error::Conflict { .. }) if !has_strangers(state) => error.to_string(),
-                    Ok(Some(_)) | Err(_) => return,
-                };
-                state.wrong.push(format!("the tail of {name}, of which {there} bytes were there, {wrong}"));
-            });
-        });
     }
 
     /// Nothing fails any more: all of the WAL arrives, and is acknowledged.
@@ -453,20 +409,23 @@ impl World {
                 return Err(format!("it does not come to rest: {agent:?}; {host:?}, written up to {end}"));
             }
         }
-        if !self.gap && !strangers {
-            let (timeline, end) = {
-                let state = self.cluster.state();
-                (state.written(primary).timeline, state.written(primary).end)
-            };
-            let inventory = self.cluster.inventory();
-            let missing = inventory.wal_complete(&inventory.lineage(timeline), self.start, end);
-            missing.map_err(|at| format!("{at} is missing, and no server has ever removed it"))?;
+        if strangers || self.unknowable {
+            return Ok(());
         }
-        Ok(())
+        let (timeline, end) = {
+            let state = self.cluster.state();
+            (state.written(primary).timeline, state.written(primary).end)
+        };
+        let inventory = self.cluster.inventory();
+        let Err(at) = inventory.wal_complete(&inventory.lineage(timeline), self.start, end) else {
+            return Ok(());
+        };
+        if !self.gap {
+            return Err(format!("{at} is missing, and no server has ever removed it"));
+        }
+        match self.gaps_told.iter().any(|told| told.notified().now_or_never().is_some()) {
+            true => Ok(()),
+            false => Err(format!("{at} is missing, and no agent has told of a gap")),
+        }
     }
-}
-
-/// A branch behind the network, in a process of its own.
-async fn branch(network: Arc<Network>) -> Branch {
-    agents::branch(&agents::open(network, Gate::default(), false).await).await
 }

@@ -13,6 +13,10 @@ pub struct BackupConfig {
     /// `"prefer-standby"`: a primary where no standby answers. Default: what `target_session_attrs` in `postgres`
     /// says; without that the primary of several hosts, and a single host whatever it is.
     pub from: Option<TakeFrom>,
+    /// `source`: how the server's files are read: `"protocol"`: the server sends them; `"local"`: from its data directory,
+    /// beside it; `"auto"`: locally where that is possible, unless the server can tell what has changed. Default
+    /// `"protocol"`.
+    pub source: BackupSource,
     /// `read_rate`: the most that the server is to read and send, per second, such as `"50MiB"`; from 32 KiB to 1 GiB.
     /// Default: no limit.
     pub read_rate: Option<ReadRate>,
@@ -41,6 +45,31 @@ impl FromStr for TakeFrom {
             "standby" => Ok(Self::Standby),
             "prefer-standby" => Ok(Self::PreferStandby),
             _ => Err("\"primary\", \"standby\" or \"prefer-standby\" is expected".into()),
+        }
+    }
+}
+
+/// How the server's files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackupSource {
+    /// The server sends them.
+    #[default]
+    Protocol,
+    /// From its data directory, on the same machine.
+    Local,
+    /// Locally where that is possible, unless the server can tell what has changed.
+    Auto,
+}
+
+impl FromStr for BackupSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "protocol" => Ok(Self::Protocol),
+            "local" => Ok(Self::Local),
+            "auto" => Ok(Self::Auto),
+            _ => Err("\"protocol\", \"local\" or \"auto\" is expected".into()),
         }
     }
 }
@@ -117,6 +146,7 @@ fn bytes(text: &str) -> Option<u64> {
 pub(super) fn read(reader: &Reader<'_>) -> Result<BackupConfig, ConfigError> {
     Ok(BackupConfig {
         from: reader.parsed("backup.from")?,
+        source: reader.parsed("backup.source")?.unwrap_or_default(),
         read_rate: reader.parsed("backup.read_rate")?,
         upload_rate: reader.parsed("backup.upload_rate")?,
     })

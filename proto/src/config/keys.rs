@@ -13,6 +13,7 @@ pub(super) const KEYS: &[&str] = &[
     "stream.shutdown_grace",
     "stream.backup_after_gap",
     "backup.from",
+    "backup.source",
     "backup.read_rate",
     "backup.upload_rate",
     "storage.endpoint",
@@ -55,6 +56,10 @@ pub(super) const KEYS: &[&str] = &[
     "drill.database",
     "drill.settings",
     "http.listen",
+    "http.token_file",
+    "http.certificate_file",
+    "http.key_file",
+    "http.refresh",
 ];
 
 /// Keys whose values are never repeated in a message: they may hold a secret, or one was put there by mistake.

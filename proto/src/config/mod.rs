@@ -16,11 +16,11 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use backup::{BackupConfig, ReadRate, TakeFrom, UploadRate};
+pub use backup::{BackupConfig, BackupSource, ReadRate, TakeFrom, UploadRate};
 pub use error::ConfigError;
 pub use log::{LogConfig, LogLevel};
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
@@ -33,6 +33,8 @@ pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
 pub const ENV: &str = "WALKEEP_CONFIG";
 /// The cluster's name where none is given.
 pub const DEFAULT_CLUSTER: &str = "main";
+/// Where `[http]` listens if it does not say.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9187);
 
 /// What the configuration file says, defaults filled in.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -239,11 +241,34 @@ impl Default for DrillConfig {
     }
 }
 
-/// `[http]`
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// `[http]`: metrics and the status page.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpConfig {
-    /// `listen`: address and port for `/metrics`, `/status.json` and the page at `/`. Default: none.
+    /// `listen`: address and port for `/metrics`, `/status.json` and the page at `/`. Default `"127.0.0.1:9187"` where there is a
+    /// section `[http]`, else none. Another address than a loopback one needs `token_file`.
     pub listen: Option<SocketAddr>,
+    /// `token_file`: a file with the token that whoever asks must bring; at least 16 characters. It is read when the agent
+    /// starts. Default: none.
+    pub token_file: Option<PathBuf>,
+    /// `certificate_file`: PEM file with the certificate, and those that lead to its authority. With it, only TLS is spoken.
+    pub certificate_file: Option<PathBuf>,
+    /// `key_file`: PEM file with the certificate's key.
+    pub key_file: Option<PathBuf>,
+    /// `refresh`: how often the repository and the server are looked at for it. Default `"1m"`; 1 second to 1 day. A look
+    /// that takes long is taken less often.
+    pub refresh: Duration,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            token_file: None,
+            certificate_file: None,
+            key_file: None,
+            refresh: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Which file applies: the one that is named, else that of [`ENV`] unless it is empty, else the usual one if it is there.

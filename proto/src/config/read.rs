@@ -6,8 +6,8 @@ use toml::de::DeTable;
 
 use super::values::{CENTURY, DAY, HOUR, MILLISECOND, MINUTE, Reader, SECOND, line_of};
 use super::{
-    CompressionConfig, Config, ConfigError, DrillConfig, EncryptionConfig, HttpConfig, RetentionConfig,
-    StorageConfig, StreamConfig,
+    CompressionConfig, Config, ConfigError, DEFAULT_LISTEN, DrillConfig, EncryptionConfig, HttpConfig,
+    RetentionConfig, StorageConfig, StreamConfig,
 };
 
 /// Reads the file's content.
@@ -86,7 +86,14 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
             database: reader.text("drill.database")?.unwrap_or(drill.database),
             settings: reader.settings("drill.settings")?,
         },
-        http: HttpConfig { listen: reader.listen("http.listen")? },
+        http: HttpConfig {
+            // The section alone asks for the page.
+            listen: reader.listen("http.listen")?.or(reader.has("http").then_some(DEFAULT_LISTEN)),
+            token_file: reader.path("http.token_file")?,
+            certificate_file: reader.path("http.certificate_file")?,
+            key_file: reader.path("http.key_file")?,
+            refresh: reader.duration("http.refresh", SECOND..=DAY)?.unwrap_or(HttpConfig::default().refresh),
+        },
     })
 }
 
@@ -97,7 +104,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::keys::{KEYS, SECRET};
-    use super::super::{LogLevel, ReadRate, Retention, TakeFrom, UploadRate};
+    use super::super::{BackupSource, LogLevel, ReadRate, Retention, TakeFrom, UploadRate};
     use super::*;
 
     const FULL: &str = r#"
@@ -115,6 +122,7 @@ shutdown_grace = "10s"
 backup_after_gap = true
 
 [backup]
+source = "auto"
 from = "prefer-standby"
 read_rate = "50MiB"
 upload_rate = "20MB"
@@ -174,7 +182,11 @@ database = "app"
 settings = { shared_preload_libraries = "timescaledb" }
 
 [http]
-listen = "127.0.0.1:9187"
+listen = "127.0.0.1:9188"
+token_file = "/etc/walkeep/token"
+certificate_file = "/etc/walkeep/http.crt"
+key_file = "/etc/walkeep/http.key"
+refresh = "2m"
 "#;
 
     fn message(text: &str) -> String {
@@ -189,6 +201,7 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.stream.flush_interval, Duration::from_millis(250));
         assert!(read.stream.synchronous && !read.stream.enabled && read.stream.backup_after_gap);
         assert_eq!(read.backup.from, Some(TakeFrom::PreferStandby));
+        assert_eq!(read.backup.source, BackupSource::Auto);
         assert_eq!(read.backup.read_rate.map(ReadRate::kib), Some(50 << 10));
         assert_eq!(read.backup.upload_rate.map(UploadRate::bytes), Some(20_000_000));
         assert_eq!(read.storage.tags["team"], "db");
@@ -212,7 +225,14 @@ listen = "127.0.0.1:9187"
         assert_eq!(read.notify.webhook.as_deref(), Some("https://hooks.example.com/x"));
         assert_eq!(read.log.level, LogLevel::Debug);
         assert_ne!(read.notify.timeout, Config::default().notify.timeout);
-        assert_eq!(read.http.listen.map(|address| address.port()), Some(9187));
+        assert_eq!(read.http.listen.map(|address| address.port()), Some(9188));
+        assert_eq!(read.http.refresh, 2 * MINUTE);
+        assert!(
+            read.http.token_file.is_some()
+                && read.http.certificate_file.is_some()
+                && read.http.key_file.is_some()
+        );
+        assert_eq!(config("[http]").unwrap().http.listen, Some(DEFAULT_LISTEN));
         // Nothing is left at its default, so no key was forgotten.
         let default = Config::default();
         assert_ne!(read.stream, default.stream);
@@ -279,6 +299,7 @@ listen = "127.0.0.1:9187"
             ("[stream]\nflush_interval = 5", "a duration in quotes"),
             ("[stream]\nslot = \"Big\"", "lower-case letters"),
             ("[backup]\nfrom = \"replica\"", "\"prefer-standby\" is expected"),
+            ("[backup]\nsource = \"files\"", "\"local\" or \"auto\" is expected"),
             ("[backup]\nread_rate = \"50\"", "from 32KiB to 1GiB a second"),
             ("[compression]\nlevel = 20", "a whole number from 1 to 19"),
             ("[compression]\nlevel = 99999999999999999999", "a whole number from 1 to 19"),
@@ -296,6 +317,7 @@ listen = "127.0.0.1:9187"
             ("[notify]\ncommand = []", "a list of a program and its arguments"),
             ("[notify]\nwebhook = \"hooks.example.com\"", "https://"),
             ("[notify]\ntimeout = \"0s\"", "from 1s to 10m"),
+            ("[http]\nrefresh = \"10ms\"", "from 1s to 1d"),
             ("[storage]\nendpoint = \"http://127.0.0.1:9000\"", "allow_http = true"),
             ("[storage]\nendpoint = \"ftp://x\"", "https://"),
             ("[encryption]\nrecipients = [\"AGE-SECRET-KEY-1X\"]", "public keys"),

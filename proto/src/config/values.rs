@@ -106,6 +106,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Whether the section stands in the file, if only by its name.
+    pub(super) fn has(&self, section: &str) -> bool {
+        self.document.get(section).is_some()
+    }
+
     fn find(&self, key: &'static str) -> Option<Found<'a>> {
         debug_assert!(KEYS.contains(&key), "{key} is not in the list of keys");
         let value = match key.split_once('.') {

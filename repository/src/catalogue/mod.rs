@@ -13,3 +13,4 @@ mod read;
 pub use coverage::Coverage;
 pub use inventory::{BackupSummary, BrokenHistory, Gap, Inventory, Listing, UnreadableBackup, Window};
 pub use lineage::{Lineage, MissingFork, Part};
+pub use read::WalContent;

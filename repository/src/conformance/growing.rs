@@ -149,7 +149,7 @@ async fn damage_is_told(branch: &Branch) {
     for cut in (0..object.len()).step_by(41) {
         put(&object[..cut]).await;
         let valid = read().await.expect("an end").map_or(0, |tail| tail.valid);
-        assert!(valid % 1000 == 0 && valid < 3000, "{valid}");
+        assert!(valid.is_multiple_of(1000) && valid < 3000, "{valid}");
     }
     let second = (1024..object.len() - 64).filter(|at| object[*at..].starts_with(b"\x59\x2a\x4d\x18")).nth(1);
     let second = second.expect("a second record");

@@ -1,5 +1,6 @@
 //! A manifest's entries, to be looked up by their paths, in bounded memory.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -11,9 +12,9 @@ use super::{Entry, SafePath};
 const BLOCK: usize = 8 << 10;
 
 /// So much is kept in memory; what is more goes to a temporary file.
-const ROOM: usize = 32 << 20;
+const ROOM: usize = 16 << 20;
 
-/// Entries in ascending order of their paths. In memory is one path for each 8 KiB of them, and the first 32 MiB at most;
+/// Entries in ascending order of their paths. In memory is one path for each 8 KiB of them, and the first 16 MiB at most;
 /// the rest is in a temporary file, which has no name, in `TMPDIR` (or `/tmp`).
 #[derive(Debug)]
 pub struct EntryIndex {
@@ -104,25 +105,73 @@ impl EntryIndex {
     /// The temporary file cannot be read.
     pub fn find(&self, wanted: &SafePath) -> io::Result<Option<Entry>> {
         let wanted = wanted.as_bytes();
+        match self.first_from(wanted)? {
+            Some(body) if path(&body)? == wanted => decode(&body).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether that is a folder: by an entry of its own, or since something lies in it.
+    ///
+    /// # Errors
+    /// The temporary file cannot be read.
+    pub fn is_folder(&self, wanted: &SafePath) -> io::Result<bool> {
+        if matches!(self.find(wanted)?, Some(Entry::Directory { .. })) {
+            return Ok(true);
+        }
+        let within = [wanted.as_bytes(), b"/"].concat();
+        let next = self.first_from(&within)?;
+        next.map_or(Ok(false), |body| Ok(path(&body)?.starts_with(&within)))
+    }
+
+    /// All of them, in the order of their paths. Beside one entry a block of some 8 KiB is in memory.
+    pub fn iter(&self) -> impl Iterator<Item = io::Result<Entry>> {
+        self.blocks.iter().flat_map(|block| {
+            let (bytes, error) = match self.read(block) {
+                Ok(bytes) => (bytes, None),
+                Err(error) => (Cow::default(), Some(Err(error))),
+            };
+            let mut at = 0;
+            let entries = std::iter::from_fn(move || {
+                let mut rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
+                let entry = split(&mut rest).and_then(decode);
+                // Behind what cannot be read nothing can.
+                at = if entry.is_ok() { bytes.len() - rest.len() } else { bytes.len() };
+                Some(entry)
+            });
+            error.into_iter().chain(entries)
+        })
+    }
+
+    /// The first entry whose path is not less than that.
+    fn first_from(&self, wanted: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let after = self.blocks.partition_point(|block| &*block.first <= wanted);
-        let Some(block) = after.checked_sub(1).and_then(|at| self.blocks.get(at)) else { return Ok(None) };
-        let mut read = Vec::new();
-        let mut bytes = match (&block.place, &self.file) {
-            (Place::Held(at), _) => self.held.get(*at..*at + block.length).ok_or_else(broken)?,
-            (Place::File(at), Some(file)) => {
-                read.resize(block.length, 0);
-                file.read_exact_at(&mut read, *at)?;
-                read.as_slice()
-            }
-            (Place::File(_), None) => return Err(broken()),
-        };
-        while !bytes.is_empty() {
-            let body = split(&mut bytes)?;
-            if path(body)? == wanted {
-                return decode(body).map(Some);
+        for block in &self.blocks[after.saturating_sub(1)..] {
+            let bytes = self.read(block)?;
+            let mut rest = &*bytes;
+            while !rest.is_empty() {
+                let body = split(&mut rest)?;
+                if path(body)? >= wanted {
+                    return Ok(Some(body.to_vec()));
+                }
             }
         }
         Ok(None)
+    }
+
+    fn read(&self, block: &Block) -> io::Result<Cow<'_, [u8]>> {
+        match (&block.place, &self.file) {
+            (Place::Held(at), _) => {
+                let held = self.held.get(*at..*at + block.length);
+                held.map(Cow::Borrowed).ok_or_else(broken)
+            }
+            (Place::File(at), Some(file)) => {
+                let mut read = vec![0; block.length];
+                file.read_exact_at(&mut read, *at)?;
+                Ok(Cow::Owned(read))
+            }
+            (Place::File(_), None) => Err(broken()),
+        }
     }
 }
 
@@ -145,6 +194,18 @@ mod tests {
                 let expected = list.iter().find(|known| known.path() == entry.path());
                 let found = index.find(entry.path()).unwrap();
                 prop_assert_eq!(found.as_ref(), expected);
+            }
+            let all: io::Result<Vec<Entry>> = index.iter().collect();
+            prop_assert_eq!(all.unwrap(), list.clone());
+            let parents = list.iter().chain(&others).filter_map(|entry| entry.path().parent());
+            for folder in parents.chain(others.iter().map(|entry| entry.path().clone())) {
+                let within = |entry: &Entry| {
+                    let (path, folder) = (entry.path().as_bytes(), folder.as_bytes());
+                    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"))
+                };
+                let by_entry = |entry: &Entry| matches!(entry, Entry::Directory { path, .. } if *path == folder);
+                let expected = list.iter().any(|entry| within(entry) || by_entry(entry));
+                prop_assert_eq!(index.is_folder(&folder).unwrap(), expected, "{}", folder);
             }
         }
     }

@@ -18,6 +18,7 @@ pub use blocks::{BlockDigest, PackBlocks};
 pub use extent::{Extent, push_extent};
 pub use index::FRAME_SIZE;
 pub use name::{PackEntry, PackName, PackNameError};
+pub(crate) use pace::Pace;
 pub use reader::PackReader;
 pub use writer::PackWriter;
 

@@ -1,12 +1,13 @@
 //! Holds a stream of bytes back to a rate.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::config::UploadRate;
 
 /// Lets bytes pass, no faster than the rate on average: within any span of time as many as it allows, and one piece.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     rate: Option<UploadRate>,
     /// When all that has passed may have passed.
     free: Option<Instant>,
@@ -14,14 +15,21 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Without a rate nothing is held back.
-    pub(super) fn new(rate: Option<UploadRate>) -> Self {
+    pub(crate) fn new(rate: Option<UploadRate>) -> Self {
         Self { rate, free: None }
     }
 
     /// Waits until a piece of `length` bytes may go on.
-    pub(super) async fn pass(&mut self, length: usize) {
+    pub(crate) async fn pass(&mut self, length: usize) {
         let now = Instant::now();
         tokio::time::sleep_until(self.turn(now, length).into()).await;
+    }
+
+    /// The same where several share the rate.
+    pub(crate) async fn pass_shared(pace: &Mutex<Self>, length: usize) {
+        let now = Instant::now();
+        let turn = pace.lock().unwrap_or_else(PoisonError::into_inner).turn(now, length);
+        tokio::time::sleep_until(turn.into()).await;
     }
 
     /// When a piece may go on that is there `now`.

@@ -22,10 +22,11 @@ mod write;
 pub(crate) use header::front;
 pub use header::{Audience, Encryption, Header, Kind, WriterId};
 pub use range::ContentReader;
+pub(crate) use read::unseal_with_digest;
 pub use read::{Expected, UnsealReader, from_io, parse_header, unseal};
 pub use secrets::{Sealing, Unsealing};
-pub(crate) use write::seal_with_digest;
 pub use write::{SealWriter, Sealed, seal};
+pub(crate) use write::{seal_pieces, seal_with_digest};
 
 /// Length of the header, and of the closing header, each as a whole skippable frame.
 pub const HEADER_LENGTH: usize = 1024;

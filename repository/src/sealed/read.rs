@@ -63,12 +63,23 @@ fn parse_front(front: &[u8], expected: &Expected) -> Result<Parsed> {
 
 /// Opens a whole object in memory.
 pub fn unseal(object: &[u8], expected: &Expected, unsealing: &Unsealing) -> Result<(Header, Vec<u8>)> {
-    let mut reader = UnsealReader::new(object, expected, unsealing)?;
+    let (header, content, _) = unseal_with_digest(object, expected, unsealing)?;
+    Ok((header, content))
+}
+
+/// The same, with the digest of what was read.
+pub(crate) fn unseal_with_digest(
+    object: &[u8],
+    expected: &Expected,
+    unsealing: &Unsealing,
+) -> Result<(Header, Vec<u8>, Digest)> {
+    let mut reader = UnsealReader::in_pieces(object.len().min(PIECE), object, expected, unsealing)?;
     // A guess that costs little where it is wrong: the content grows as it is read, never past the bound.
     let guess = (object.len() as u64).saturating_mul(4).min(expected.max_length);
     let mut content = Vec::with_capacity(usize::try_from(guess).unwrap_or_default());
     reader.read_to_end(&mut content).map_err(|error| from_io(&expected.key, error))?;
-    Ok((reader.into_header(), content))
+    let digest = reader.digest();
+    Ok((reader.into_header(), content, digest))
 }
 
 /// Opens an object while it is read. Synchronous: use it in a blocking thread.
@@ -90,7 +101,12 @@ const WINDOW_LOG: u32 = 23;
 
 impl<R: Read> UnsealReader<R> {
     /// Reads and checks the header.
-    pub fn new(mut input: R, expected: &Expected, unsealing: &Unsealing) -> Result<Self> {
+    pub fn new(input: R, expected: &Expected, unsealing: &Unsealing) -> Result<Self> {
+        Self::in_pieces(PIECE, input, expected, unsealing)
+    }
+
+    /// The same with buffers of this length.
+    fn in_pieces(piece: usize, mut input: R, expected: &Expected, unsealing: &Unsealing) -> Result<Self> {
         let key = &expected.key;
         let mut front = Vec::with_capacity(HEADER_LENGTH);
         (&mut input)
@@ -102,7 +118,7 @@ impl<R: Read> UnsealReader<R> {
             Encryption::None => Content::Plain(input),
             Encryption::Age => Content::Age(Box::new(decrypt(input, key, unsealing)?)),
         };
-        let input = BufReader::with_capacity(PIECE, HoldBack::new(content));
+        let input = BufReader::with_capacity(piece, HoldBack::new(content, piece));
         let mut decoder =
             zstd::stream::read::Decoder::with_buffer(input).map_err(|error| from_io(key, error))?;
         decoder.window_log_max(WINDOW_LOG).map_err(|error| from_io(key, error))?;
@@ -113,6 +129,11 @@ impl<R: Read> UnsealReader<R> {
     /// What the object says about itself. Proven once the content was read to its end.
     pub fn header(&self) -> &Header {
         &self.clear.header
+    }
+
+    /// The digest of what was read so far, by ourselves.
+    pub(crate) fn digest(&self) -> Digest {
+        self.hasher.finalize().into()
     }
 
     fn into_header(self) -> Header {
@@ -135,7 +156,7 @@ impl<R: Read> UnsealReader<R> {
         if closing.raw_length != self.raw_length {
             return corrupt(format!("it holds {} bytes instead of {}", self.raw_length, closing.raw_length));
         }
-        let digest = Digest::from(self.hasher.finalize());
+        let digest = self.digest();
         if closing.digest != digest {
             return corrupt(format!("its content's digest is {digest} instead of {}", closing.digest));
         }
@@ -213,8 +234,8 @@ struct HoldBack<R> {
 }
 
 impl<R: Read> HoldBack<R> {
-    fn new(input: R) -> Self {
-        Self { input, buffer: vec![0; PIECE + HEADER_LENGTH], start: 0, end: 0, ended: false }
+    fn new(input: R, piece: usize) -> Self {
+        Self { input, buffer: vec![0; piece + HEADER_LENGTH], start: 0, end: 0, ended: false }
     }
 
     /// What was held back; complete once the input has ended.

@@ -38,6 +38,17 @@ pub(crate) fn seal_with_digest(
     Ok((object.into(), sealed))
 }
 
+/// Seals a content in pieces, each of which is given up as soon as it is compressed.
+pub(crate) fn seal_pieces(header: &Header, pieces: Vec<Bytes>, sealing: &Sealing) -> Result<(Bytes, Sealed)> {
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    let mut writer = SealWriter::new(Vec::with_capacity(length / 3 + 4096), header, sealing)?;
+    for piece in pieces {
+        writer.write_raw(&piece)?;
+    }
+    let (object, sealed) = writer.finish()?;
+    Ok((object.into(), sealed))
+}
+
 /// Seals a content of any length while it passes through. Synchronous: use it in a blocking thread.
 ///
 /// Raw content goes in by [`SealWriter::write_raw`], or as ready-made frames by [`SealWriter::append_frame`];

@@ -103,6 +103,7 @@ pub(super) fn open(
         tags,
         concurrency: storage.concurrency,
         bucket_seen: AtomicBool::new(false),
+        activity: Arc::default(),
     }))
 }
 

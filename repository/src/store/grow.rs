@@ -84,12 +84,23 @@ impl Store {
     /// # Errors
     /// [`Error::Refused`] where objects cannot grow.
     pub async fn create_growing(&self, key: &Key, bytes: Vec<u8>) -> Result<Box<dyn Growing>> {
-        match &self.inner.grows {
+        let length = bytes.len() as u64;
+        let made = match &self.inner.grows {
             Some(grows) => grows.create(key, bytes).await,
             None => {
                 Err(Error::Refused { what: self.what(key), why: "this store's objects cannot grow".into() })
             }
+        };
+        match &made {
+            Ok(_) => self.inner.activity.object(length),
+            Err(_) => self.inner.activity.failed(),
         }
+        made
+    }
+
+    /// Where what grows is counted.
+    pub(crate) fn activity(&self) -> Arc<super::Activity> {
+        self.inner.activity.clone()
     }
 }
 

@@ -252,6 +252,7 @@ mod tests {
             tags: Default::default(),
             concurrency: 1,
             bucket_seen: Default::default(),
+            activity: Default::default(),
         })
     }
 

@@ -5,6 +5,7 @@
 //! it began; [`crate::Error::Absent`] is said only if the store has answered that the object is not there.
 //! Nothing needs a conditional write: some stores ignore the condition.
 
+mod activity;
 mod blocking;
 mod bucket;
 mod failure;
@@ -33,6 +34,8 @@ use object_store::{
 use crate::error::OrAbsent;
 use crate::task::joined;
 use crate::{Error, Key, Result};
+pub(crate) use activity::Activity;
+pub use activity::Written;
 pub use blocking::{SyncRead, SyncUpload};
 use failure::classify;
 pub use grow::{Growing, Grows};
@@ -67,6 +70,8 @@ struct Inner {
     concurrency: usize,
     /// Whether the bucket has answered a listing.
     bucket_seen: AtomicBool,
+    /// What was written, counted.
+    activity: Arc<Activity>,
 }
 
 struct Pages {
@@ -124,6 +129,7 @@ impl Store {
             tags: TagSet::default(),
             concurrency: StorageConfig::default().concurrency,
             bucket_seen: AtomicBool::new(false),
+            activity: Arc::default(),
         })
     }
 
@@ -160,11 +166,13 @@ impl Store {
     }
 
     async fn put_payload(&self, key: &Key, payload: PutPayload) -> Result<()> {
-        self.prepare(key).await?;
+        self.prepare(key).await.inspect_err(|_| self.inner.activity.failed())?;
         let (attributes, tags) = (self.inner.attributes.clone(), self.inner.tags.clone());
         let options = PutOptions { attributes, tags, ..PutOptions::default() };
+        let length = payload.content_length() as u64;
         let stored = self.inner.objects.put_opts(&self.path(key)?, payload, options).await;
         stored.map_err(|error| self.write_failure(key, &error))?;
+        self.inner.activity.object(length);
         Ok(())
     }
 
@@ -175,7 +183,7 @@ impl Store {
     }
 
     async fn begin_parts(&self, key: &Key) -> Result<Box<dyn MultipartUpload>> {
-        self.prepare(key).await?;
+        self.prepare(key).await.inspect_err(|_| self.inner.activity.failed())?;
         let (attributes, tags) = (self.inner.attributes.clone(), self.inner.tags.clone());
         let options = PutMultipartOptions { attributes, tags, ..PutMultipartOptions::default() };
         let upload = self.inner.objects.put_multipart_opts(&self.path(key)?, options).await;
@@ -324,6 +332,7 @@ impl Store {
 
     /// A write is never absent.
     fn write_failure(&self, key: &Key, error: &object_store::Error) -> Error {
+        self.inner.activity.failed();
         match self.failure(key, error) {
             Error::Absent { what } => {
                 Error::Unreachable { what, why: "the store answered a write with \"not found\"".into() }

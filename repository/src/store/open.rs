@@ -145,6 +145,7 @@ fn directory(path: &Path, storage: &StorageConfig) -> Result<Store> {
         tags: TagSet::default(),
         concurrency: storage.concurrency,
         bucket_seen: AtomicBool::new(false),
+        activity: Arc::default(),
     }))
 }
 

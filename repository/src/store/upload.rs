@@ -13,7 +13,10 @@ use crate::{Key, Result};
 /// Bytes in a part. All but the last are of this size, as some stores demand.
 pub(super) const PART: usize = 8 << 20;
 
-/// Parts under way at a time. With the one that is being filled, an upload holds at most 32 MiB.
+/// The same in a directory, where a part costs no request.
+const PART_OF_FILE: usize = 1 << 20;
+
+/// Parts under way at a time. With the one that is being filled, an upload holds at most 32 MiB, to a directory 4 MiB.
 const IN_FLIGHT: usize = 3;
 
 /// An object being written in parts: at most 32 MiB of it are in memory, and nothing is visible before
@@ -22,6 +25,8 @@ pub struct Upload {
     store: Store,
     key: Key,
     what: String,
+    /// Bytes in each part but the last.
+    part: usize,
     /// Begun with the first full part: what is smaller goes by a single request.
     parts: Option<Box<dyn MultipartUpload>>,
     under_way: JoinSet<object_store::Result<()>>,
@@ -33,13 +38,14 @@ pub struct Upload {
 impl Upload {
     pub(super) fn new(store: Store, key: Key) -> Self {
         let what = store.what(&key);
-        let under_way = JoinSet::new();
+        let part = if store.inner.root.is_some() { PART_OF_FILE } else { PART };
         Self {
             store,
             key,
             what,
+            part,
             parts: None,
-            under_way,
+            under_way: JoinSet::new(),
             pending: VecDeque::new(),
             pending_length: 0,
             written: 0,
@@ -53,10 +59,10 @@ impl Upload {
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         self.written += bytes.len() as u64;
         while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(PART - self.pending_length));
+            let piece = bytes.split_to(bytes.len().min(self.part - self.pending_length));
             self.pending_length += piece.len();
             self.pending.push_back(piece);
-            if self.pending_length == PART {
+            if self.pending_length == self.part {
                 self.send_part().await?;
             }
         }
@@ -88,6 +94,7 @@ impl Upload {
         }
         // Complete: nothing is left to abort.
         self.parts = None;
+        self.store.inner.activity.object(self.written);
         Ok(self.written)
     }
 

@@ -105,10 +105,9 @@ impl Branch {
             let Some(WalObject::File(_, digest)) = name.as_ref().and_then(WalObject::parse) else { continue };
             let Some(name) = name else { continue };
             // Gone since it was listed: removed on purpose, so it does not count.
-            let Some((_, content)) = self.get_sealed(kind(file), &name, max_length).await.or_absent()? else {
-                continue;
-            };
-            self.check_digest(&name, digest, Digest::of(&content))?;
+            let read = self.get_digested(kind(file), &name, max_length).await;
+            let Some((_, content, actual)) = read.or_absent()? else { continue };
+            self.check_digest(&name, digest, actual)?;
             files.push(HistoryFile { digest, content });
         }
         Ok(files)

@@ -3,6 +3,8 @@
 //! A journal is written by one epoch alone, which made it under a name of its own, one record after the other, the next
 //! when the last one is durable. To a reader its good records are one fragment, that gets longer.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use proto::wal::SegmentName;
@@ -16,14 +18,14 @@ use super::{Epoch, FragmentName};
 use crate::branch::off_thread;
 use crate::error::OrAbsent;
 use crate::sealed::{HEADER_LENGTH, front, parse_header};
-use crate::store::Growing;
+use crate::store::{Activity, Growing};
 use crate::{Branch, Error, Kind, Result, chance};
 
 /// Journals that are read side by side.
 const IN_FLIGHT: usize = 2;
 
 /// What is no longer than this is compressed in place.
-const SHORT: usize = 32 << 10;
+const SHORT: usize = 128 << 10;
 
 /// A journal in the hands of its writer.
 pub struct Journal {
@@ -34,6 +36,7 @@ pub struct Journal {
     compressor: Option<Compressor<'static>>,
     level: i32,
     end: u32,
+    activity: Arc<Activity>,
 }
 
 impl Journal {
@@ -58,7 +61,9 @@ impl Journal {
     /// Nothing is known of `content`; what was durable is. If the journal is not sound any more, the bytes go into another.
     pub async fn append(&mut self, server_time: ServerTime, content: &Bytes) -> Result<()> {
         let record = self.encode(server_time, content).await?;
-        self.object.append(record).await?;
+        let length = record.len() as u64;
+        self.object.append(record).await.inspect_err(|_| self.activity.failed())?;
+        self.activity.grown(length);
         self.end += content.len() as u32;
         Ok(())
     }
@@ -135,7 +140,8 @@ impl Branch {
         })
         .await?;
         let object = self.store().create_growing(&key, record).await?;
-        Ok(Journal { name, object, identity, compressor: Some(compressor), level, end: epoch_end })
+        let activity = self.store().activity();
+        Ok(Journal { name, object, identity, compressor: Some(compressor), level, end: epoch_end, activity })
     }
 
     /// What of a segment is in these journals: a fragment for each that has anything.

@@ -10,9 +10,8 @@ use tokio::sync::mpsc;
 
 use super::Stored;
 use super::names::{WalObject, log_folder};
-use crate::branch::off_thread;
-use crate::sealed::{Header, Kind, SealWriter, UnsealReader, from_io, seal_with_digest};
-use crate::store::{SyncRead, SyncUpload};
+use crate::sealed::{Header, Kind, SealWriter};
+use crate::store::SyncUpload;
 use crate::task::joined;
 use crate::{Branch, Error, Key, Result, chance};
 
@@ -40,19 +39,7 @@ impl Branch {
         digest: Digest,
         content: Bytes,
     ) -> Result<Stored> {
-        if self.stored_before(name, digest).await? {
-            return Ok(Stored::Already);
-        }
-        let key = self.key(&segment_key(name, digest));
-        let (sealing, what) = (self.sealing().clone(), told(name));
-        let (size, length) = (self.segment_size().bytes(), content.len() as u64);
-        let object = off_thread(&key, move || {
-            let (object, sealed) = seal_with_digest(&header, &content, &sealing)?;
-            check_content(&what, size, digest, length, sealed.digest)?;
-            Ok(object)
-        });
-        self.store().put(&key, object.await?).await?;
-        self.judge(name, digest).await
+        self.put_segment_parcel(&mut self.parcel_of(header, name, digest, vec![content])).await
     }
 
     /// Stores a whole segment in bounded memory. The content is digested while it passes; if it is not what
@@ -160,14 +147,8 @@ impl Branch {
         let digest = self.require_segment(name).await?;
         let object = segment_key(name, digest);
         let size = self.segment_size().bytes();
-        let (_, content) = self.get_sealed(Kind::Segment, &object, size).await?;
+        let (_, content, actual) = self.get_digested(Kind::Segment, &object, size).await?;
         self.check_length(&object, content.len() as u64)?;
-        let key = self.key(&object);
-        let (content, actual) = off_thread(&key, move || {
-            let actual = Digest::of(&content);
-            Ok((content, actual))
-        })
-        .await?;
         self.check_digest(&object, digest, actual)?;
         Ok(content)
     }
@@ -188,33 +169,10 @@ impl Branch {
         &self,
         name: SegmentName,
         digest: Digest,
-        mut writer: impl Write + Send + 'static,
+        writer: impl Write + Send + 'static,
     ) -> Result<u64> {
-        let object = segment_key(name, digest);
-        let expected = self.expected(Kind::Segment, &object, self.segment_size().bytes());
-        let input = SyncRead::new(self.store().get_stream(&expected.key, 0).await?);
-        let (branch, key) = (self.clone(), expected.key.clone());
-        off_thread(&key, move || {
-            let mut reader = UnsealReader::new(input, &expected, branch.unsealing())?;
-            let mut hasher = blake3::Hasher::new();
-            let mut length = 0;
-            let mut buffer = vec![0; 256 << 10];
-            loop {
-                let count = std::io::Read::read(&mut reader, &mut buffer)
-                    .map_err(|error| from_io(&expected.key, error))?;
-                if count == 0 {
-                    break;
-                }
-                hasher.update(&buffer[..count]);
-                length += count as u64;
-                let written = writer.write_all(&buffer[..count]);
-                written.map_err(|error| Error::Refused { what: name.to_string(), why: error.to_string() })?;
-            }
-            branch.check_length(&object, length)?;
-            branch.check_digest(&object, digest, hasher.finalize().into())?;
-            Ok(length)
-        })
-        .await
+        let size = self.segment_size().bytes();
+        self.copy_content(Kind::Segment, &segment_key(name, digest), digest, size, writer).await
     }
 
     /// A stored segment's clear header: whose clock said what when it was sent. Not proven.
@@ -240,7 +198,7 @@ impl Branch {
 
     /// Whether exactly this content is stored already. Another content beside it is an error at once; another
     /// alone is one as soon as ours is there too, so that both are kept.
-    async fn stored_before(&self, name: SegmentName, digest: Digest) -> Result<bool> {
+    pub(super) async fn stored_before(&self, name: SegmentName, digest: Digest) -> Result<bool> {
         let digests = self.segment_digests(name).await?;
         if !digests.contains(&digest) {
             return Ok(false);
@@ -253,7 +211,7 @@ impl Branch {
     /// What makes a segment's acknowledgement true: our object was put durably, and a listing made after that
     /// shows no other content. Of two writers with different contents the later lister sees both, so at least
     /// one of them is stopped.
-    async fn judge(&self, name: SegmentName, digest: Digest) -> Result<Stored> {
+    pub(super) async fn judge(&self, name: SegmentName, digest: Digest) -> Result<Stored> {
         let digests = self.segment_digests(name).await?;
         match digests[..] {
             [only] if only == digest => Ok(Stored::New),
@@ -320,11 +278,17 @@ pub(crate) fn segment_key(name: SegmentName, digest: Digest) -> Key {
     WalObject::Segment(name, digest).key()
 }
 
-fn told(name: SegmentName) -> String {
+pub(super) fn told(name: SegmentName) -> String {
     format!("segment {name}")
 }
 
-fn check_content(what: &str, size: u64, digest: Digest, length: u64, actual: Digest) -> Result<()> {
+pub(super) fn check_content(
+    what: &str,
+    size: u64,
+    digest: Digest,
+    length: u64,
+    actual: Digest,
+) -> Result<()> {
     if length != size {
         return Err(Error::invalid(
             what,
@@ -341,7 +305,7 @@ fn check_content(what: &str, size: u64, digest: Digest, length: u64, actual: Dig
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
     use std::path::{Path, PathBuf};
     use std::sync::atomic::Ordering::SeqCst;
@@ -361,7 +325,7 @@ mod tests {
         assert!(matches!(damaged, Error::Invalid { .. }), "{damaged}");
     }
 
-    async fn open(folder: &Path) -> Branch {
+    pub(in crate::wal) async fn open(folder: &Path) -> Branch {
         let url = format!("file://{}", folder.display());
         let store = Store::open(&url, &StorageConfig::default()).unwrap();
         Repository::create(store.clone()).await.unwrap();

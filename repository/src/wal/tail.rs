@@ -9,6 +9,7 @@ use proto::{Digest, ServerTime};
 
 use super::names::{WalObject, tail_folder};
 use super::{Epoch, FragmentName, Place};
+use crate::sealed::Header;
 use crate::{Branch, Error, Key, Kind, Result};
 
 /// The beginning of a segment, put together from fragments.
@@ -43,21 +44,31 @@ impl Branch {
         server_time: ServerTime,
         content: Bytes,
     ) -> Result<FragmentName> {
-        let size = self.segment_size();
-        let what = || format!("fragment {from}..{to} of segment {name}");
-        let number = name.number(size).map_err(|why| Error::invalid(what(), why))?;
-        if from >= to || u64::from(to) > size.bytes() || content.len() as u64 != u64::from(to - from) {
-            return Err(Error::invalid(what(), format_args!("{} bytes do not make it", content.len())));
-        }
         let digest = Digest::of(&content);
         let fragment = FragmentName { segment: name, epoch: *epoch, from, to, digest, place: Place::Object };
+        let header = self.fragment_header(&fragment, server_time)?;
+        if content.len() as u64 != u64::from(to - from) {
+            let why = format_args!("{} bytes do not make it", content.len());
+            return Err(Error::invalid(fragment.key(), why));
+        }
+        self.put_sealed(header, content).await?;
+        Ok(fragment)
+    }
+
+    pub(super) fn fragment_header(&self, fragment: &FragmentName, server_time: ServerTime) -> Result<Header> {
+        let size = self.segment_size();
+        let FragmentName { segment, from, to, .. } = *fragment;
+        let number = segment.number(size).map_err(|why| Error::invalid(fragment.key(), why))?;
+        if from >= to || u64::from(to) > size.bytes() {
+            let why = format_args!("a segment of {} bytes has no such part", size.bytes());
+            return Err(Error::invalid(fragment.key(), why));
+        }
         let mut header = self.header(Kind::Fragment, &fragment.key());
-        header.timeline = Some(name.timeline);
+        header.timeline = Some(segment.timeline);
         header.from = Some(number.start(size) + u64::from(from));
         header.to = Some(number.start(size) + u64::from(to));
         header.server_time = Some(server_time);
-        self.put_sealed(header, content).await?;
-        Ok(fragment)
+        Ok(header)
     }
 
     /// The fragments of a segment, and what its journals hold, in the order of epoch and place.
@@ -91,12 +102,12 @@ impl Branch {
         }
         let length = fragment.to - fragment.from;
         let name = fragment.key();
-        let (header, content) = self.get_sealed(Kind::Fragment, &name, length.into()).await?;
+        let (header, content, actual) = self.get_digested(Kind::Fragment, &name, length.into()).await?;
         if content.len() != length as usize {
             let why = format!("it holds {} bytes instead of {length}", content.len());
             return Err(Error::corrupt(self.key(&name), why));
         }
-        self.check_digest(&name, fragment.digest, Digest::of(&content))?;
+        self.check_digest(&name, fragment.digest, actual)?;
         Ok((content, header.server_time))
     }
 

@@ -1,6 +1,8 @@
 //! `restore-cmd restore`
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
@@ -10,6 +12,7 @@ use repository::Branch;
 use repository::catalogue::Inventory;
 use repository::drill::{Proof, Verdict};
 use restore::execute::{Existing, Outcome, check, execute, foreign, survey};
+use restore::late::{judge_late, late_tablespaces};
 use restore::plan::{Archive, Estimate, Options, Plan, TargetAction, check_room};
 use restore::prepare::{Prepared, Spaces, fetch_command, open_branch, prepare};
 use restore::program::{GlobalArgs, Progress, TargetArgs, failure, load, no_password};
@@ -62,6 +65,10 @@ pub(crate) struct Args {
     #[arg(long)]
     no_space_check: bool,
 
+    /// Do not look through the WAL for tablespaces that were made after the backup: saves reading it twice, where there are none
+    #[arg(long)]
+    no_tablespace_check: bool,
+
     /// Print the plan, say whether it can be carried out, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -102,6 +109,7 @@ impl FromStr for TablespaceArg {
 }
 
 pub(crate) fn run(global: &GlobalArgs, args: &Args) -> Result<()> {
+    spare_memory();
     let config = load(global)?;
     let options = options(args)?;
     if !args.dry_run {
@@ -112,6 +120,25 @@ pub(crate) fn run(global: &GlobalArgs, args: &Args) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(restore(global, args, &config, &options))
+}
+
+/// What glibc's allocator reads when a program starts: how many pools of freed memory there are. By default one a thread
+/// keeps some megabytes each, and a restore, whose frames go from thread to thread, takes twice the memory.
+const POOLS: &str = "MALLOC_ARENA_MAX";
+
+/// Begins anew, as the same process, with two pools, unless somebody has decided about them.
+fn spare_memory() {
+    if std::env::var_os(POOLS).is_some() {
+        return;
+    }
+    let mut words = std::env::args_os();
+    let mut again = Command::new("/proc/self/exe");
+    if let Some(name) = words.next() {
+        again.arg0(name);
+    }
+    // Returns only if it fails: then it goes on as it is.
+    let error = again.args(words).env(POOLS, "2").exec();
+    tracing::debug!("cannot begin anew with less memory: {error}");
 }
 
 async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Options) -> Result<()> {
@@ -127,12 +154,15 @@ async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Op
         prepare(&branch, &inventory, options, Spaces::AsAsked, &fetch).await?;
     plan.places = survey(&plan.places, existing)?;
     if args.delta {
-        plan.foreign = Some(foreign(&plan.pgdata, &plan.tablespaces, &manifest)?);
+        plan.foreign = Some(foreign(&plan.pgdata, &plan.tablespaces, &manifest.entries)?);
     }
     plan.estimate = Some(Estimate::of(plan.read_bytes, plan.wal_bytes(), &proofs(&branch).await));
+    let late = look_for_late(global, args, &branch, &inventory, &plan).await?;
+    plan.notices.extend(late.iter().flatten().cloned());
     if args.dry_run {
         print(args, &plan, None)?;
     }
+    late?;
     check(&plan.pgdata, existing, &plan.tablespaces)?;
     if !args.no_space_check {
         check_room(&plan.places)?;
@@ -148,6 +178,26 @@ async fn restore(global: &GlobalArgs, args: &Args, config: &Config, options: &Op
     let outcome = execute(&branch, manifest, &plan, existing, jobs(args), &progress).await;
     progress.finish();
     print(args, &plan, Some(&outcome?))
+}
+
+/// What there is to say of tablespaces that replay will make; inside, why it must not.
+async fn look_for_late(
+    global: &GlobalArgs,
+    args: &Args,
+    branch: &Branch,
+    inventory: &Inventory,
+    plan: &Plan,
+) -> Result<Result<Vec<String>>> {
+    if args.no_tablespace_check {
+        return Ok(Ok(Vec::new()));
+    }
+    let progress = match global.quiet {
+        true => Progress::hidden(),
+        false => Progress::new("look through WAL", Some(plan.wal_bytes())),
+    };
+    let late = late_tablespaces(branch, inventory, plan, &progress).await;
+    progress.finish();
+    Ok(judge_late(&late?, plan.server_version / 10_000))
 }
 
 /// So many of the newest drills are asked how long they took.

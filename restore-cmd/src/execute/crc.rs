@@ -1,77 +1,71 @@
 //! A file's CRC-32C, put together from pieces that arrive in any order.
+//!
+//! A CRC is linear: the whole file's is the sum of what each piece contributes, however the others look. So one number is
+//! enough, however many pieces there are.
 
-use crc_fast::{CrcAlgorithm, checksum, checksum_combine};
+use crc_fast::{CrcAlgorithm, checksum};
 
-/// Some bytes of a file.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Piece {
-    offset: u64,
-    length: u64,
-    crc: u32,
+/// The polynomial, its highest power in the lowest bit.
+const POLYNOMIAL: u32 = 0x82F6_3B78;
+
+/// What a CRC begins with, and what is added to it at the end.
+const ONES: u32 = u32::MAX;
+
+/// x to the power of 8 times 2ⁿ: what 2ⁿ zero bytes multiply a CRC with.
+const POWERS: [u32; 64] = {
+    let mut powers = [0x80_0000; 64];
+    let mut at = 1;
+    while at < 64 {
+        powers[at] = product(powers[at - 1], powers[at - 1]);
+        at += 1;
+    }
+    powers
+};
+
+/// Modulo the polynomial.
+const fn product(mut a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    while a != 0 {
+        if a & 0x8000_0000 != 0 {
+            product ^= b;
+        }
+        a <<= 1;
+        b = if b & 1 == 0 { b >> 1 } else { b >> 1 ^ POLYNOMIAL };
+    }
+    product
+}
+
+/// `crc`, without its first and last ones, with so many zero bytes behind it.
+fn shift(crc: u32, zeros: u64) -> u32 {
+    let set = (0..64).filter(|power| zeros >> power & 1 == 1);
+    set.fold(crc, |crc, power| product(POWERS[power], crc))
 }
 
 /// Collects the pieces of one file. What never comes is zeros: a hole.
-#[derive(Debug, Default)]
-pub(super) struct PieceCrc {
-    pieces: Vec<Piece>,
-}
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct PieceCrc(u32);
 
 /// CRC-32C of `bytes`.
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
-fn combine(front: u32, back: u32, back_length: u64) -> u32 {
-    if back_length == 0 {
-        return front;
-    }
-    checksum_combine(CrcAlgorithm::Crc32Iscsi, front.into(), back.into(), back_length) as u32
-}
-
-/// CRC-32C of `length` zero bytes, by doubling.
-fn zeros(length: u64) -> u32 {
-    let (mut crc, mut done) = (crc32c(&[]), 0);
-    let (mut power, mut power_length, mut rest) = (crc32c(&[0]), 1u64, length);
-    while rest > 0 {
-        if rest & 1 == 1 {
-            crc = combine(crc, power, power_length);
-            done += power_length;
-        }
-        rest >>= 1;
-        if rest > 0 {
-            power = combine(power, power, power_length);
-            power_length *= 2;
-        }
-    }
-    debug_assert_eq!(done, length);
-    crc
-}
-
 impl PieceCrc {
-    /// `bytes` stand at `offset`.
-    pub(super) fn add(&mut self, offset: u64, bytes: &[u8]) {
-        let piece = Piece { offset, length: bytes.len() as u64, crc: crc32c(bytes) };
-        // Pieces of one pack come in order: joined at once, a large file keeps a handful of them.
-        match self.pieces.last_mut() {
-            Some(last) if last.offset + last.length == offset => {
-                last.crc = combine(last.crc, piece.crc, piece.length);
-                last.length += piece.length;
-            }
-            _ => self.pieces.push(piece),
-        }
+    /// `bytes` stand at `offset` of a file of `size` bytes, and come this once.
+    pub(super) fn add(&mut self, offset: u64, bytes: &[u8], size: u64) {
+        let length = bytes.len() as u64;
+        let plain = crc32c(bytes) ^ ONES ^ shift(ONES, length);
+        self.0 ^= shift(plain, size.saturating_sub(offset + length));
     }
 
-    /// The whole file's CRC; `None` if pieces overlap or go beyond `size`.
-    pub(super) fn finish(mut self, size: u64) -> Option<u32> {
-        self.pieces.sort_unstable();
-        let (mut crc, mut end) = (crc32c(&[]), 0u64);
-        for piece in &self.pieces {
-            let hole = piece.offset.checked_sub(end)?;
-            crc = combine(combine(crc, zeros(hole), hole), piece.crc, piece.length);
-            end = piece.offset.checked_add(piece.length)?;
-        }
-        let hole = size.checked_sub(end)?;
-        Some(combine(crc, zeros(hole), hole))
+    /// With what others have collected.
+    pub(super) fn join(&mut self, other: Self) {
+        self.0 ^= other.0;
+    }
+
+    /// The whole file's CRC.
+    pub(super) fn finish(self, size: u64) -> u32 {
+        self.0 ^ shift(ONES, size) ^ ONES
     }
 }
 
@@ -84,25 +78,10 @@ mod tests {
     #[test]
     fn knows_the_check_value() {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
-    }
-
-    #[test]
-    fn overlapping_pieces_are_refused() {
-        let mut crc = PieceCrc::default();
-        crc.add(0, b"abc");
-        crc.add(2, b"def");
-        assert_eq!(crc.finish(10), None);
-        let mut crc = PieceCrc::default();
-        crc.add(0, b"abc");
-        assert_eq!(crc.finish(2), None);
+        assert_eq!(PieceCrc::default().finish(0), crc32c(b""));
     }
 
     proptest! {
-        #[test]
-        fn zeros_by_doubling(length in 0usize..10_000) {
-            prop_assert_eq!(zeros(length as u64), crc32c(&vec![0; length]));
-        }
-
         #[test]
         fn pieces_in_any_order_give_the_whole(
             pieces in proptest::collection::vec((0usize..300, proptest::collection::vec(any::<u8>(), 1..300)), 0..12),
@@ -121,11 +100,11 @@ mod tests {
             if seed & 1 == 1 {
                 placed.reverse();
             }
-            let mut crc = PieceCrc::default();
+            let (mut crc, size) = (PieceCrc::default(), file.len() as u64);
             for (offset, bytes) in placed {
-                crc.add(offset as u64, &bytes);
+                crc.add(offset as u64, &bytes, size);
             }
-            prop_assert_eq!(crc.finish(file.len() as u64), Some(crc32c(&file)));
+            prop_assert_eq!(crc.finish(size), crc32c(&file));
         }
     }
 }

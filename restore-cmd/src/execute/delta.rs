@@ -4,7 +4,7 @@
 //! the frame is fetched. So what stays is proven as strongly as what is fetched, and a restore that was cut off goes on
 //! where it was.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -13,17 +13,18 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use proto::Digest;
-use repository::manifest::{Entry, Manifest};
+use repository::manifest::{EXTERNAL_PREFIX, Entry, EntryIndex, SafePath};
 
 use super::beneath::Beneath;
 use super::directory::{UNFINISHED, remove};
-use super::files::{Files, Want, is_written_last};
-use crate::plan::{Foreign, TablespaceMove, is_external};
+use super::files::{Files, is_written_last};
+use super::wants::Want;
+use crate::plan::{Foreign, TablespaceMove};
 
 /// What may be in the directory already.
 struct Known<'a> {
-    files: HashSet<&'a [u8]>,
-    folders: HashSet<&'a [u8]>,
+    entries: &'a EntryIndex,
+    spaces: &'a [TablespaceMove],
 }
 
 /// Removes everything from the data directory and its folders in tablespaces that is not the backup's: files, folders, links,
@@ -31,14 +32,17 @@ struct Known<'a> {
 ///
 /// # Errors
 /// Something cannot be read or removed.
-pub(super) fn sweep(pgdata: &Path, spaces: &[TablespaceMove], manifest: &Manifest) -> Result<u64> {
+pub(super) fn sweep(pgdata: &Path, spaces: &[TablespaceMove], entries: &EntryIndex) -> Result<u64> {
     let mut removed = 0;
-    each_foreign(pgdata, spaces, manifest, &mut |path, _| {
+    each_foreign(pgdata, spaces, entries, &mut |path, _| {
         removed += 1;
         remove(path)
     })?;
     Ok(removed)
 }
+
+/// What it means if that fails.
+const NOT_READ: &str = "cannot read the temporary file with the manifest";
 
 /// So many foreign entries are named.
 const NAMED: usize = 10;
@@ -47,11 +51,11 @@ const NAMED: usize = 10;
 ///
 /// # Errors
 /// A directory cannot be read.
-pub fn foreign(pgdata: &Path, spaces: &[TablespaceMove], manifest: &Manifest) -> Result<Foreign> {
+pub fn foreign(pgdata: &Path, spaces: &[TablespaceMove], entries: &EntryIndex) -> Result<Foreign> {
     let mut found = Foreign::default();
     let mut names = BTreeSet::new();
     if pgdata.exists() {
-        each_foreign(pgdata, spaces, manifest, &mut |_, name| {
+        each_foreign(pgdata, spaces, entries, &mut |_, name| {
             found.entries += 1;
             names.insert(String::from_utf8_lossy(name).into_owned());
             if names.len() > NAMED {
@@ -68,27 +72,12 @@ pub fn foreign(pgdata: &Path, spaces: &[TablespaceMove], manifest: &Manifest) ->
 fn each_foreign(
     pgdata: &Path,
     spaces: &[TablespaceMove],
-    manifest: &Manifest,
+    entries: &EntryIndex,
     act: &mut dyn FnMut(&Path, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let outside = || spaces.iter().filter(|space| !space.in_place);
-    let mut known = Known { files: HashSet::new(), folders: HashSet::new() };
-    for entry in manifest.entries.iter().filter(|entry| !is_external(entry)) {
-        let path = entry.path().as_bytes();
-        if matches!(entry, Entry::Directory { .. }) {
-            known.folders.insert(path);
-        } else if !is_written_last(entry) {
-            known.files.insert(path);
-        }
-        let parents = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
-        known.folders.extend(parents);
-    }
-    // In the data directory these are links, made at the end.
-    for space in outside() {
-        known.folders.remove(format!("pg_tblspc/{}", space.oid).as_bytes());
-    }
+    let known = Known { entries, spaces };
     known.walk(pgdata, b"", act)?;
-    for space in outside() {
+    for space in spaces.iter().filter(|space| !space.in_place) {
         let Some(name) = &space.folder else { continue };
         // A link in its place would lead elsewhere, and is found when the folder is made.
         let folder = space.to.join(name);
@@ -100,6 +89,26 @@ fn each_foreign(
 }
 
 impl Known<'_> {
+    /// Whether a folder of that name is the backup's.
+    fn folder(&self, name: &[u8]) -> Result<bool> {
+        let Ok(path) = SafePath::new(name) else { return Ok(false) };
+        // In the data directory these are links, made at the end.
+        let mut outside = self.spaces.iter().filter(|space| !space.in_place);
+        if outside.any(|space| name == format!("pg_tblspc/{}", space.oid).as_bytes())
+            || path.parts().next() == Some(EXTERNAL_PREFIX.as_bytes())
+        {
+            return Ok(false);
+        }
+        self.entries.is_folder(&path).context(NOT_READ)
+    }
+
+    /// Whether a file of that name is the backup's, and may stay.
+    fn file(&self, name: &[u8]) -> Result<bool> {
+        let Ok(path) = SafePath::new(name) else { return Ok(false) };
+        let entry = self.entries.find(&path).context(NOT_READ)?;
+        Ok(entry.is_some_and(|entry| matches!(entry, Entry::File { .. }) && !is_written_last(&entry)))
+    }
+
     fn walk(
         &self,
         folder: &Path,
@@ -118,9 +127,9 @@ impl Known<'_> {
                 continue;
             }
             let meta = fs::symlink_metadata(entry.path()).with_context(cannot)?;
-            if meta.is_dir() && self.folders.contains(path.as_slice()) {
+            if meta.is_dir() && self.folder(&path)? {
                 self.walk(&entry.path(), &path, act)?;
-            } else if !(meta.is_file() && meta.nlink() == 1 && self.files.contains(path.as_slice())) {
+            } else if !(meta.is_file() && meta.nlink() == 1 && self.file(&path)?) {
                 act(&entry.path(), &path)?;
             }
         }

@@ -3,19 +3,20 @@
 //! Order: configuration and signal, `PG_VERSION`, `backup_manifest`; everything durable; then `pg_control`, durable;
 //! then the mark goes. A server starts on none of the steps before the last but one.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter};
 
 use anyhow::{Context, Result};
 use proto::backup_label::BackupLabelFile;
-use proto::backup_manifest::{BackupManifest, Checksum, FileEntry, WalRange};
+use proto::backup_manifest::{BackupManifestWriter, Checksum, FileEntry, WalRange};
 use proto::control::ControlFile;
 use repository::manifest::{ManifestHead, RawBytes, SafePath};
 
-use super::beneath::Beneath;
+use super::beneath::{Beneath, dress};
 use super::crc::crc32c;
 use super::directory::UNFINISHED;
 use super::external;
-use super::files::Files;
+use super::files::{Files, Held};
 use crate::conf::{self, Setting};
 use crate::plan::{Plan, tablespace_map};
 use crate::program::failure;
@@ -54,8 +55,8 @@ pub(super) struct Finish<'a> {
     pub(super) head: &'a ManifestHead,
     pub(super) files: &'a Files,
     pub(super) beneath: &'a Beneath,
-    /// The new `backup_manifest`'s files.
-    listed: Vec<FileEntry>,
+    /// Those of the new `backup_manifest`'s files that are written here, by their paths.
+    listed: BTreeMap<Vec<u8>, FileEntry>,
     pub(super) notices: Vec<String>,
 }
 
@@ -66,27 +67,26 @@ impl<'a> Finish<'a> {
         files: &'a Files,
         beneath: &'a Beneath,
     ) -> Self {
-        Self { plan, head, files, beneath, listed: Vec::new(), notices: Vec::new() }
+        Self { plan, head, files, beneath, listed: BTreeMap::new(), notices: Vec::new() }
     }
 
     /// Does it all, durably.
     pub(super) fn run(&mut self) -> Result<()> {
-        let (control, control_file) = self.control()?;
+        let control = self.control()?;
         self.check_label()?;
-        self.list_streamed()?;
         self.tablespaces()?;
         self.configuration()?;
-        let (version, file) = self.files.take_held(b"PG_VERSION").context("the backup has no PG_VERSION")?;
-        let group = file.mode & 0o040 != 0;
-        self.put("PG_VERSION", &version, file.mode, Some(file.mtime), true)?;
-        self.list("global/pg_control", &control, control_file.mtime)?;
-        self.put("backup_manifest", &self.manifest(), 0o600, None, false)?;
+        let version = self.files.take_held(b"PG_VERSION").context("the backup has no PG_VERSION")?;
+        let group = version.mode & 0o040 != 0;
+        self.put_back("PG_VERSION", &version)?;
+        self.list("global/pg_control", &control.content, control.mtime);
+        self.manifest().context("cannot write the file backup_manifest")?;
         let root = if group { 0o750 } else { 0o700 };
         rustix::fs::fchmod(self.beneath.root(), rustix::fs::Mode::from_raw_mode(root))
             .context("cannot set the data directory's permissions")?;
         self.sync()?;
         // All else is durable: from here on the cluster may be started.
-        self.put("global/pg_control", &control, control_file.mode, Some(control_file.mtime), false)?;
+        self.put("global/pg_control", &control.content, control.mode, Some(control.mtime), false)?;
         self.beneath
             .remove(&SafePath::new(UNFINISHED)?)
             .context("cannot remove the mark of an unfinished restore")?;
@@ -97,9 +97,10 @@ impl<'a> Finish<'a> {
     }
 
     /// `pg_control`, proven to be this cluster's.
-    fn control(&self) -> Result<(Vec<u8>, &'a super::files::Restored)> {
+    fn control(&self) -> Result<Held> {
         let control = self.files.take_held(b"global/pg_control").context("the backup has no pg_control")?;
-        let parsed = ControlFile::parse(&control.0).context("the backup's pg_control cannot be used")?;
+        let parsed =
+            ControlFile::parse(&control.content).context("the backup's pg_control cannot be used")?;
         if parsed.system_id != self.head.system_id {
             return Err(failure(
                 format!(
@@ -114,15 +115,20 @@ impl<'a> Finish<'a> {
 
     /// `backup_label` must say what the manifest says: without it the server would come up silently corrupt.
     fn check_label(&mut self) -> Result<()> {
-        let (content, file) =
-            self.files.take_held(b"backup_label").context("the backup has no backup_label")?;
-        let label = BackupLabelFile::parse(&content).context("the backup's backup_label cannot be used")?;
+        let file = self.files.take_held(b"backup_label").context("the backup has no backup_label")?;
+        let label =
+            BackupLabelFile::parse(&file.content).context("the backup's backup_label cannot be used")?;
         if label.start != self.head.start_lsn {
             let message =
                 format!("backup_label begins at {}, the manifest at {}", label.start, self.head.start_lsn);
             return Err(failure(message, "restore another backup with --backup"));
         }
-        self.put("backup_label", &content, file.mode, Some(file.mtime), true)
+        self.put_back("backup_label", &file)
+    }
+
+    /// Writes a file as it was, and lists it.
+    fn put_back(&mut self, path: &str, file: &Held) -> Result<()> {
+        self.put(path, &file.content, file.mode, Some(file.mtime), true)
     }
 
     /// Writes a file of the last steps, and lists it in `backup_manifest` if that is to hold it.
@@ -134,33 +140,15 @@ impl<'a> Finish<'a> {
         let file = written.with_context(|| format!("cannot write the file {path}"))?;
         file.sync_all().with_context(|| format!("cannot sync the file {path}"))?;
         if listed {
-            self.list(path, content, mtime.unwrap_or(self.head.finished_at.as_second()))?;
+            self.list(path, content, mtime.unwrap_or(self.head.finished_at.as_second()));
         }
         Ok(())
     }
 
-    fn list(&mut self, path: &str, content: &[u8], last_modified: i64) -> Result<()> {
-        let size = content.len() as u64;
-        let checksum = Some(Checksum::from_crc32c(crc32c(content)));
-        self.listed.push(FileEntry { path: path.as_bytes().to_vec(), size, last_modified, checksum });
-        Ok(())
-    }
-
-    /// Lists what was written while it came.
-    fn list_streamed(&mut self) -> Result<()> {
-        let checked = self.files.checked()?;
-        for (file, crc) in self.files.files.iter().zip(checked) {
-            if file.is_held() {
-                continue;
-            }
-            self.listed.push(FileEntry {
-                path: file.path.as_bytes().to_vec(),
-                size: file.size,
-                last_modified: file.mtime,
-                checksum: Some(Checksum::from_crc32c(crc)),
-            });
-        }
-        Ok(())
+    fn list(&mut self, path: &str, content: &[u8], last_modified: i64) {
+        let path = path.as_bytes().to_vec();
+        let listed = entry(path.clone(), content.len() as u64, last_modified, crc32c(content));
+        self.listed.insert(path, listed);
     }
 
     /// The map from which the server makes its links, and the links: `pg_verifybackup` runs before the server.
@@ -170,7 +158,7 @@ impl<'a> Finish<'a> {
         if map.is_empty() && original.is_none() {
             return Ok(());
         }
-        let (mode, mtime) = original.map_or((0o600, None), |(_, file)| (file.mode, Some(file.mtime)));
+        let (mode, mtime) = original.map_or((0o600, None), |file| (file.mode, Some(file.mtime)));
         self.put("tablespace_map", &map, mode, mtime, true)?;
         for space in self.plan.tablespaces.iter().filter(|space| !space.in_place) {
             let path = SafePath::new(format!("pg_tblspc/{}", space.oid))?;
@@ -182,14 +170,14 @@ impl<'a> Finish<'a> {
     fn configuration(&mut self) -> Result<()> {
         let mut texts: Vec<Vec<u8>> = Vec::new();
         match self.files.take_held(b"postgresql.conf") {
-            Some((content, file)) => {
-                self.put("postgresql.conf", &content, file.mode, Some(file.mtime), true)?;
-                texts.push(content);
+            Some(file) => {
+                self.put_back("postgresql.conf", &file)?;
+                texts.push(file.content);
             }
             None => texts.push(self.configuration_from_outside()?),
         }
         let inherited = self.files.take_held(b"postgresql.auto.conf");
-        let (auto, mode) = inherited.map_or((Vec::new(), 0o600), |(content, file)| (content, file.mode));
+        let (auto, mode) = inherited.map_or((Vec::new(), 0o600), |file| (file.content, file.mode));
         texts.push(auto);
         let mut settings = self.plan.settings.clone();
         let waits = texts.iter().rev().find_map(|text| conf::last_value(text, "synchronous_standby_names"));
@@ -214,8 +202,8 @@ impl<'a> Finish<'a> {
     fn configuration_from_outside(&mut self) -> Result<Vec<u8>> {
         let mut found: Vec<(&str, &RawBytes, Vec<u8>)> = Vec::new();
         for file in &self.head.external_config {
-            if let Some((content, _)) = self.files.take_held(file.path.as_bytes()) {
-                found.push((file.role.as_str(), &file.original_path, content));
+            if let Some(held) = self.files.take_held(file.path.as_bytes()) {
+                found.push((file.role.as_str(), &file.original_path, held.content));
             }
         }
         let of =
@@ -243,35 +231,43 @@ impl<'a> Finish<'a> {
             }
         };
         self.put("postgresql.conf", &config, 0o600, None, true)?;
-        let present =
-            |name: &str| self.files.files.iter().any(|file| file.path.as_bytes() == name.as_bytes());
-        if !present("pg_hba.conf") {
+        if !self.files.has("pg_hba.conf") {
             let hba = of("hba_file").unwrap_or(external::MINIMAL_HBA.as_bytes()).to_vec();
             self.put("pg_hba.conf", &hba, 0o600, None, true)?;
         }
-        if !present("pg_ident.conf") {
+        if !self.files.has("pg_ident.conf") {
             let ident = of("ident_file").unwrap_or_default().to_vec();
             self.put("pg_ident.conf", &ident, 0o600, None, true)?;
         }
         Ok(config)
     }
 
-    fn manifest(&self) -> Vec<u8> {
+    /// Writes `backup_manifest`: what came with the packs, and what was written here, in the order of paths.
+    fn manifest(&mut self) -> Result<()> {
         let modern = self.head.server_version >= 170_000;
-        let mut files = self.listed.clone();
-        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let path = SafePath::new("backup_manifest")?;
+        self.beneath.remove(&path)?;
+        let to = BufWriter::new(self.beneath.create(&path, 0)?);
+        let system_id = modern.then_some(self.head.system_id);
+        let mut writer = BackupManifestWriter::new(to, if modern { 2 } else { 1 }, system_id)?;
+        let mut listed = std::mem::take(&mut self.listed).into_values().peekable();
+        self.files.each(|file, crc| {
+            while let Some(earlier) = listed.next_if(|listed| listed.path.as_slice() < file.path.as_bytes()) {
+                writer.file(&earlier)?;
+            }
+            let path = file.path.as_bytes().to_vec();
+            Ok(writer.file(&entry(path, file.size, file.mtime, crc))?)
+        })?;
+        listed.try_for_each(|listed| writer.file(&listed))?;
         let ranges = self.head.wal_ranges.iter().map(|range| WalRange {
             timeline: range.timeline,
             start: range.start_lsn,
             end: range.end_lsn,
         });
-        BackupManifest {
-            version: if modern { 2 } else { 1 },
-            system_id: modern.then_some(self.head.system_id),
-            files,
-            wal_ranges: ranges.collect(),
-        }
-        .write()
+        let ranges: Vec<WalRange> = ranges.collect();
+        let file = writer.finish(&ranges)?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        dress(&file, 0o600, None)?;
+        Ok(file.sync_all()?)
     }
 
     /// Everything that was written so far becomes durable, in all file systems that it lies in.
@@ -281,4 +277,8 @@ impl<'a> Finish<'a> {
         }
         Ok(())
     }
+}
+
+fn entry(path: Vec<u8>, size: u64, last_modified: i64, crc: u32) -> FileEntry {
+    FileEntry { path, size, last_modified, checksum: Some(Checksum::from_crc32c(crc)) }
 }

@@ -9,6 +9,8 @@ mod files;
 mod finish;
 mod pages;
 mod survey;
+mod table;
+mod wants;
 
 pub use crate::conf;
 
@@ -22,16 +24,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures::{TryStreamExt, stream};
 use repository::Branch;
-use repository::manifest::{Entry, Manifest, SafePath};
+use repository::backup::IndexedManifest;
+use repository::manifest::{Entry, SafePath};
 use repository::pack::PackReader;
 use serde::Serialize;
 
 pub use delta::foreign;
 pub use directory::{Existing, check};
 pub use files::Damage;
-use files::{Files, Want};
+use files::Files;
 use finish::Finish;
 pub use survey::survey;
+use wants::{Want, WantSorter};
 
 use crate::plan::{Plan, is_external};
 use crate::program::{Progress, failure};
@@ -75,7 +79,7 @@ fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok
 /// The directory must not be touched, or cannot be written; an object is missing or damaged (it is named).
 pub async fn execute(
     branch: &Branch,
-    manifest: Manifest,
+    manifest: IndexedManifest,
     plan: &Plan,
     existing: Existing,
     jobs: usize,
@@ -97,7 +101,7 @@ fn unfinished(error: anyhow::Error, pgdata: &Path) -> anyhow::Error {
 
 async fn run(
     branch: &Branch,
-    manifest: Manifest,
+    manifest: IndexedManifest,
     plan: &Plan,
     target: directory::Target,
     jobs: usize,
@@ -106,34 +110,35 @@ async fn run(
 ) -> Result<Outcome> {
     let keeps = target.keeps;
     let target = Arc::new(target);
-    let (files, wants) = Files::of(&manifest)?;
-    let files = Arc::new(files);
-    let (head, packs) = {
-        let (target, files) = (target.clone(), files.clone());
-        let outside: Vec<u32> = plan.tablespaces.iter().filter(|s| !s.in_place).map(|s| s.oid).collect();
-        let (pgdata, spaces) = (plan.pgdata.clone(), plan.tablespaces.clone());
+    let (files, wants, head, packs) = {
+        let (target, plan) = (target.clone(), plan.clone());
         blocking(move || {
             if keeps {
-                let removed = delta::sweep(&pgdata, &spaces, &manifest)?;
+                let removed = delta::sweep(&plan.pgdata, &plan.tablespaces, &manifest.entries)?;
                 tracing::info!("removed {removed} entries that are not the backup's");
             }
-            make_directories(&target, &manifest, &outside)?;
-            finish::make_folders(&target.beneath)?;
-            files.create(&target.beneath, keeps)?;
-            // What is still needed of its entries is in `files`.
-            Ok((manifest.head, manifest.packs))
+            let (files, wants) = lay_out(&target, &plan, &manifest)?;
+            Ok((files, wants, manifest.head, manifest.packs))
         })
         .await?
     };
-    let total: u64 = wants.iter().flatten().map(|want| want.length).sum();
+    let (files, packs) = (Arc::new(files), Arc::new(packs));
+    let total = wants.bytes();
+    let wants = blocking(move || wants.sorted().context(files::NO_TEMPORARY)).await?;
     let kept = AtomicU64::new(0);
     progress.set_total(total);
     let at_once = jobs.clamp(1, MOST_PACKS);
-    let packs = packs.iter().zip(wants).filter(|(_, wants)| !wants.is_empty());
-    stream::iter(packs.map(Ok))
+    let by_pack = stream::try_unfold(wants, |mut wants| {
+        blocking(move || {
+            let next = wants.next_pack().context(files::NO_TEMPORARY)?;
+            Ok(next.map(|next| (next, wants)))
+        })
+    });
+    by_pack
         .try_for_each_concurrent(at_once, |(pack, wants)| {
-            let (files, target, kept) = (&files, &target, &kept);
+            let (files, target, packs, kept) = (&files, &target, &packs, &kept);
             async move {
+                let pack = packs.get(pack as usize).context("the manifest does not name all of its packs")?;
                 let reader = PackReader::open(branch, pack).await.map_err(damaged)?;
                 let wants = match keeps {
                     true => keep(&reader, wants, files, target, kept, progress).await?,
@@ -156,8 +161,8 @@ async fn run(
         .await?
     };
     Ok(Outcome {
-        files: files.files.len() as u64,
-        size_bytes: files.files.iter().map(|file| file.size).sum(),
+        files: files.len(),
+        size_bytes: files.size_bytes(),
         read_bytes: total - kept.load(Relaxed),
         kept_bytes: kept.load(Relaxed),
         copied_in,
@@ -171,32 +176,53 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await.context("a thread of the restore has stopped")?
 }
 
-/// Folders first, in the manifest's order: parents come before what lies in them.
-fn make_directories(target: &directory::Target, manifest: &Manifest, outside: &[u32]) -> Result<()> {
+/// Makes folders and files, in the manifest's order: parents come before what lies in them.
+fn lay_out(
+    target: &directory::Target,
+    plan: &Plan,
+    manifest: &IndexedManifest,
+) -> Result<(Files, WantSorter)> {
+    let mut files = Files::new(&manifest.head, &plan.pgdata);
+    let mut wants = WantSorter::new(&plan.pgdata);
+    finish::make_folders(&target.beneath)?;
     let mut last: Option<SafePath> = None;
-    for entry in &manifest.entries {
-        if is_external(entry) {
-            continue;
-        }
-        let (path, mode) = match entry {
-            Entry::Directory { path, mode } => (Some(path.clone()), *mode),
-            // One that only follows from a file's path.
-            Entry::File { path, .. } => (path.parent(), 0o700),
-        };
-        let Some(path) = path else { continue };
-        // A tablespace's own directory is made already; its link comes at the end.
-        let space = |oid: &u32| path.as_bytes() == format!("pg_tblspc/{oid}").as_bytes();
-        if last.as_ref() == Some(&path) || outside.iter().any(space) {
-            continue;
-        }
-        let implied = matches!(entry, Entry::File { .. });
-        let made = match implied {
-            true => target.beneath.make_missing(&path),
-            false => target.beneath.make_directory(&path, mode),
-        };
-        made.with_context(|| format!("cannot make the folder {path}"))?;
-        last = Some(path);
+    for entry in manifest.entries.iter() {
+        let entry = entry.context("cannot read the temporary file with the manifest")?;
+        make_folder(target, plan, &entry, &mut last)?;
+        files.add(&entry, &target.beneath, target.keeps, &mut wants)?;
     }
+    Ok((files, wants))
+}
+
+/// Makes the folder that an entry is or lies in, unless it was the `last` one.
+fn make_folder(
+    target: &directory::Target,
+    plan: &Plan,
+    entry: &Entry,
+    last: &mut Option<SafePath>,
+) -> Result<()> {
+    if is_external(entry) {
+        return Ok(());
+    }
+    let (path, mode) = match entry {
+        Entry::Directory { path, mode } => (Some(path.clone()), Some(*mode)),
+        // One that only follows from a file's path.
+        Entry::File { path, .. } => (path.parent(), None),
+    };
+    let Some(path) = path else { return Ok(()) };
+    // A tablespace's own directory is made already; its link comes at the end.
+    let mut outside = plan.tablespaces.iter().filter(|space| !space.in_place);
+    if last.as_ref() == Some(&path)
+        || outside.any(|space| path.as_bytes() == format!("pg_tblspc/{}", space.oid).as_bytes())
+    {
+        return Ok(());
+    }
+    let made = match mode {
+        Some(mode) => target.beneath.make_directory(&path, mode),
+        None => target.beneath.make_missing(&path),
+    };
+    made.with_context(|| format!("cannot make the folder {path}"))?;
+    *last = Some(path);
     Ok(())
 }
 

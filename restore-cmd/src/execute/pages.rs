@@ -1,7 +1,8 @@
-//! Page checksums of a file whose bytes arrive in pieces.
+//! Page checksums of files whose bytes arrive in pieces.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use proto::Lsn;
 use proto::page::{self, BLOCK_SIZE, PageVerdict};
@@ -9,63 +10,68 @@ use proto::page::{self, BLOCK_SIZE, PageVerdict};
 /// Blocks in a full segment of a relation: 1 GiB.
 const BLOCKS_PER_SEGMENT: u32 = (1 << 30) / BLOCK_SIZE as u32;
 
-/// Checks the pages of one file of a relation.
+/// A page of which some bytes have come, and how many.
+type Half = (Box<[u8]>, usize);
+
+/// Checks the pages of relations. A page is in memory only while a part of it is missing, which is as a rule in the frame
+/// behind it.
 #[derive(Debug)]
 pub(super) struct PageCheck {
-    /// The file's first block, counted through the relation.
-    first_block: u32,
     /// From the backup's start to its end: pages that were changed there are mended by replay, and none is newer.
     span: Range<Lsn>,
-    /// Pages of which some bytes have come, and how many.
-    halves: BTreeMap<u64, (Vec<u8>, usize)>,
-    /// Numbers, within this file, of damaged blocks.
-    damaged: Vec<u32>,
+    /// By file and block.
+    halves: Mutex<HashMap<(u32, u64), Half>>,
+}
+
+/// The first block of a relation's file, counted through the relation; `None` if the file at `path` has no pages.
+pub(super) fn first_block(path: &[u8]) -> Option<u32> {
+    let file = page::is_relation_file(std::str::from_utf8(path).ok()?)?;
+    file.segment_no.checked_mul(BLOCKS_PER_SEGMENT)
 }
 
 impl PageCheck {
-    /// For the file at `path` if it consists of pages.
-    pub(super) fn of(path: &[u8], span: Range<Lsn>) -> Option<Self> {
-        let file = page::is_relation_file(std::str::from_utf8(path).ok()?)?;
-        let first_block = file.segment_no.checked_mul(BLOCKS_PER_SEGMENT)?;
-        Some(Self { first_block, span, halves: BTreeMap::new(), damaged: Vec::new() })
+    pub(super) fn new(span: Range<Lsn>) -> Self {
+        Self { span, halves: Mutex::default() }
     }
 
-    /// `bytes` stand at `offset`. Each byte comes once.
-    pub(super) fn add(&mut self, mut offset: u64, mut bytes: &[u8]) {
+    /// `bytes` stand at `offset` of that file, whose first block has the number `first_block`. Each byte comes once. The
+    /// blocks, counted within the file, that are whole now and damaged.
+    pub(super) fn add(&self, file: u32, first_block: u32, mut offset: u64, mut bytes: &[u8]) -> Vec<u32> {
         const BLOCK: u64 = BLOCK_SIZE as u64;
+        let mut damaged = Vec::new();
+        let mut check = |block: u64, page: &[u8]| damaged.extend(self.check(first_block, block, page));
         while !bytes.is_empty() {
             let (block, within) = (offset / BLOCK, (offset % BLOCK) as usize);
             let (piece, rest) = bytes.split_at(bytes.len().min(BLOCK_SIZE - within));
             if piece.len() == BLOCK_SIZE {
-                self.check(block, piece);
+                check(block, piece);
             } else {
-                let (page, filled) = self.halves.entry(block).or_insert_with(|| (vec![0; BLOCK_SIZE], 0));
+                let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
+                let empty = || (vec![0; BLOCK_SIZE].into(), 0);
+                let (page, filled) = halves.entry((file, block)).or_insert_with(empty);
                 page[within..within + piece.len()].copy_from_slice(piece);
                 *filled += piece.len();
                 if *filled >= BLOCK_SIZE
-                    && let Some((page, _)) = self.halves.remove(&block)
+                    && let Some((page, _)) = halves.remove(&(file, block))
                 {
-                    self.check(block, &page);
+                    drop(halves);
+                    check(block, &page);
                 }
             }
             offset += piece.len() as u64;
             bytes = rest;
         }
+        damaged
     }
 
-    fn check(&mut self, block: u64, page: &[u8]) {
-        let Ok(block) = u32::try_from(block) else { return };
-        let number = self.first_block.wrapping_add(block);
+    /// The block, if it is damaged.
+    fn check(&self, first_block: u32, block: u64, page: &[u8]) -> Option<u32> {
+        let block = u32::try_from(block).ok()?;
+        let number = first_block.wrapping_add(block);
         match page::check_within(page, number, self.span.start, self.span.end) {
-            PageVerdict::Ok | PageVerdict::New | PageVerdict::NewerThanStart => {}
-            PageVerdict::BadChecksum { .. } | PageVerdict::BadHeader => self.damaged.push(block),
+            PageVerdict::Ok | PageVerdict::New | PageVerdict::NewerThanStart => None,
+            PageVerdict::BadChecksum { .. } | PageVerdict::BadHeader => Some(block),
         }
-    }
-
-    /// Damaged blocks, in ascending order.
-    pub(super) fn finish(mut self) -> Vec<u32> {
-        self.damaged.sort_unstable();
-        self.damaged
     }
 }
 
@@ -79,12 +85,11 @@ mod tests {
 
     #[test]
     fn what_claims_to_be_newer_than_the_backup_is_damaged() {
-        let mut check = PageCheck::of(b"base/5/16384", SPAN).unwrap();
+        let check = PageCheck::new(SPAN);
         let mut torn = sound(0, 3);
         torn[4..8].copy_from_slice(&0x180_0000u32.to_ne_bytes());
-        check.add(0, &torn);
-        check.add(BLOCK_SIZE as u64, &b"text".repeat(BLOCK_SIZE / 4));
-        assert_eq!(check.finish(), [1]);
+        assert!(check.add(0, 0, 0, &torn).is_empty());
+        assert_eq!(check.add(0, 0, BLOCK_SIZE as u64, &b"text".repeat(BLOCK_SIZE / 4)), [1]);
     }
 
     fn sound(block: u32, fill: u8) -> Vec<u8> {
@@ -124,18 +129,21 @@ mod tests {
             if reverse {
                 pieces.reverse();
             }
-            let mut check = PageCheck::of(b"base/5/16384.1", SPAN).unwrap();
+            let check = PageCheck::new(SPAN);
+            let mut found = Vec::new();
             for (from, to) in pieces {
-                check.add(from as u64, &file[from..to]);
+                found.extend(check.add(3, BLOCKS_PER_SEGMENT, from as u64, &file[from..to]));
             }
-            prop_assert_eq!(check.finish(), if damage { vec![block as u32] } else { vec![] });
+            prop_assert_eq!(found, if damage { vec![block as u32] } else { vec![] });
+            prop_assert!(check.halves.lock().unwrap().is_empty());
         }
     }
 
     #[test]
     fn other_files_have_no_pages() {
-        assert!(PageCheck::of(b"pg_xact/0000", SPAN).is_none());
-        assert!(PageCheck::of(b"global/pg_control", SPAN).is_none());
-        assert!(PageCheck::of(b"base/5/\xff", SPAN).is_none());
+        assert_eq!(first_block(b"base/5/16384.1"), Some(BLOCKS_PER_SEGMENT));
+        for other in [&b"pg_xact/0000"[..], b"global/pg_control", b"base/5/\xff"] {
+            assert_eq!(first_block(other), None);
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! printed.
 
 mod choose;
+mod content;
 mod estimate;
 mod follow;
 mod options;
@@ -21,10 +22,11 @@ use proto::config::ClusterName;
 use proto::{Lsn, SystemId, TimelineId};
 use repository::backup::{BackupKind, BackupLabel};
 use repository::catalogue::Lineage;
-use repository::manifest::{EXTERNAL_PREFIX, Entry, Manifest};
+use repository::manifest::{EXTERNAL_PREFIX, Entry};
 use serde::Serialize;
 
 pub use choose::{Choice, Refusal, Seen, check_time, choose, last_moment};
+pub use content::Content;
 pub use estimate::Estimate;
 pub use options::{Archive, Options, TargetAction, TimelineChoice};
 pub use room::{Place, check_room};
@@ -105,36 +107,21 @@ pub struct Foreign {
     pub first: Vec<String>,
 }
 
-/// Puts the plan together from what was chosen and the backup's manifest.
+/// Puts the plan together from what was chosen and what the backup's manifest comes to.
 ///
 /// # Errors
 /// Tablespaces cannot go where they should.
 pub fn plan(
     choice: &Choice,
     wal_end_time: Option<Timestamp>,
-    manifest: &Manifest,
+    content: &Content,
     options: &Options,
     fetch: &FetchCommand,
 ) -> Result<Plan, Refusal> {
     let head = &choice.backup;
     let mut tablespaces = place(&head.tablespaces, &options.tablespaces, &options.pgdata)?;
-    tablespaces::name_folders(&mut tablespaces, manifest);
-    let (mut files, mut directories, mut size_bytes, mut read_bytes) = (0, 0, 0, 0);
-    let mut packs = vec![false; manifest.packs.len()];
-    for entry in &manifest.entries {
-        match entry {
-            Entry::Directory { .. } => directories += 1,
-            Entry::File { size, extents, .. } => {
-                files += 1;
-                size_bytes += size;
-                for extent in extents {
-                    read_bytes += extent.length;
-                    if let Some(pack) = packs.get_mut(extent.pack as usize) {
-                        *pack = true;
-                    }
-                }
-            }
-        }
+    for space in &mut tablespaces {
+        space.folder = content.spaces.get(&space.oid).and_then(|found| found.folder.clone());
     }
     Ok(Plan {
         cluster: head.cluster.clone(),
@@ -155,14 +142,14 @@ pub fn plan(
         wal_from: head.start_lsn,
         wal_to: choice.wal_end,
         wal_to_time: wal_end_time,
-        files,
-        directories,
-        size_bytes,
-        packs: packs.into_iter().filter(|&used| used).count(),
-        read_bytes,
+        files: content.files,
+        directories: content.directories,
+        size_bytes: content.size_bytes,
+        packs: content.packs(),
+        read_bytes: content.read_bytes,
         estimate: None,
         foreign: None,
-        places: room::places(manifest, &tablespaces, &options.pgdata),
+        places: room::places(content, &tablespaces, &options.pgdata),
         tablespaces,
         signal: if options.standby { Signal::Standby } else { Signal::Recovery },
         settings: settings(choice, options, fetch),

@@ -4,18 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
-use repository::manifest::{Entry, Manifest};
 use serde::Serialize;
 
+use super::TablespaceMove;
 use super::choose::{Refusal, refuse};
+use super::content::{BLOCK, Content};
 use super::options::lossy;
-use super::{TablespaceMove, is_external};
-
-/// What file systems hand out at least.
-const BLOCK: u64 = 4096;
-
-/// What is written besides the backup's files: `backup_manifest` has a line for each, the rest is small.
-const PER_FILE: u64 = 256;
 
 /// A place that a restore fills: the data directory, or a tablespace outside of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -50,30 +44,17 @@ impl Place {
 }
 
 /// The places of a restore: the data directory first.
-pub(super) fn places(manifest: &Manifest, spaces: &[TablespaceMove], pgdata: &Path) -> Vec<Place> {
-    let mut within = BLOCK;
-    let mut outside: BTreeMap<u32, u64> =
-        spaces.iter().filter(|space| !space.in_place).map(|space| (space.oid, BLOCK)).collect();
-    for entry in manifest.entries.iter().filter(|entry| !is_external(entry)) {
-        let bytes = match entry {
-            Entry::Directory { .. } => BLOCK,
-            // What no extent covers is a hole.
-            Entry::File { extents, .. } => {
-                extents.iter().map(|extent| extent.length).sum::<u64>().next_multiple_of(BLOCK)
-            }
-        };
-        let mut parts = entry.path().parts();
-        let space = match (parts.next(), parts.next()) {
-            (Some(b"pg_tblspc"), Some(oid)) => std::str::from_utf8(oid).ok().and_then(|oid| oid.parse().ok()),
-            _ => None,
-        };
-        let place = space.and_then(|oid: u32| outside.get_mut(&oid)).unwrap_or(&mut within);
-        *place = place.saturating_add(bytes);
-        within = within.saturating_add(PER_FILE);
+pub(super) fn places(content: &Content, spaces: &[TablespaceMove], pgdata: &Path) -> Vec<Place> {
+    let mut within = content.room.saturating_add(BLOCK);
+    let outside = |oid: &u32| spaces.iter().any(|space| space.oid == *oid && !space.in_place);
+    for (_, space) in content.spaces.iter().filter(|(oid, _)| !outside(oid)) {
+        within = within.saturating_add(space.room);
     }
-    let data = Place::new(pgdata, within);
-    let spaces = spaces.iter().filter_map(|space| Some(Place::new(&space.to, *outside.get(&space.oid)?)));
-    std::iter::once(data).chain(spaces).collect()
+    let spaces = spaces.iter().filter(|space| !space.in_place).map(|space| {
+        let room = content.spaces.get(&space.oid).map_or(0, |found| found.room);
+        Place::new(&space.to, room.saturating_add(BLOCK))
+    });
+    std::iter::once(Place::new(pgdata, within)).chain(spaces).collect()
 }
 
 /// Whether what is needed is free, file system by file system.

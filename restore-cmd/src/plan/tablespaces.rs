@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use repository::manifest::{Manifest, Tablespace};
+use repository::manifest::Tablespace;
 use serde::Serialize;
 
 use super::choose::Refusal;
@@ -72,23 +72,6 @@ pub fn place(
         }
     }
     Ok(placed)
-}
-
-/// Looks up in the backup's files which folder of each tablespace is its own.
-pub(super) fn name_folders(placed: &mut [TablespaceMove], manifest: &Manifest) {
-    for entry in &manifest.entries {
-        let mut parts = entry.path().parts().map(std::str::from_utf8);
-        let (Some(Ok("pg_tblspc")), Some(Ok(oid)), Some(Ok(folder))) =
-            (parts.next(), parts.next(), parts.next())
-        else {
-            continue;
-        };
-        if let Some(space) =
-            placed.iter_mut().find(|space| space.folder.is_none() && oid.parse() == Ok(space.oid))
-        {
-            space.folder = Some(folder.to_owned());
-        }
-    }
 }
 
 /// The content of `tablespace_map`: a line for each link that the server makes when it starts.

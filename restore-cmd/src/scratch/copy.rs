@@ -7,12 +7,12 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use proto::Lsn;
 use repository::Branch;
+use repository::backup::IndexedManifest;
 use repository::catalogue::Inventory;
-use repository::manifest::Manifest;
 
-use super::late::refuse_late_tablespaces;
 use super::{Binaries, Scratch, Server};
 use crate::execute::{Existing, Outcome, conf, execute, survey};
+use crate::late::{late_tablespaces, refuse_late};
 use crate::plan::{FetchCommand, Options, Plan, check_room};
 use crate::prepare::{Prepared, Spaces, prepare};
 use crate::program::Progress;
@@ -65,7 +65,7 @@ pub struct Copy {
     pub phase: Phase,
     /// What is restored.
     pub plan: Option<Plan>,
-    manifest: Option<Manifest>,
+    manifest: Option<IndexedManifest>,
     /// PostgreSQL's programs.
     pub binaries: Option<Binaries>,
     /// What was restored.
@@ -133,9 +133,9 @@ impl Copy {
         let head = &manifest.head;
         Server::configure(&self.scratch, &binaries, &head.controls, head.segment_size, &wanted.settings)?;
         let progress = progress(wanted, "look through WAL", plan.wal_bytes());
-        let looked = refuse_late_tablespaces(wanted.branch, wanted.inventory, &plan, &progress).await;
+        let late = late_tablespaces(wanted.branch, wanted.inventory, &plan, &progress).await;
         progress.finish();
-        looked?;
+        refuse_late(&late?)?;
         self.plan = Some(plan);
         self.binaries = Some(binaries);
         self.manifest = Some(manifest);

@@ -8,7 +8,6 @@ mod account;
 mod args;
 mod binaries;
 mod copy;
-mod late;
 mod place;
 mod server;
 mod settings;
