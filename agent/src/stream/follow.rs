@@ -1,6 +1,7 @@
 //! The loop around the sessions: connects, plans, follows timelines, waits and comes back.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,7 +233,9 @@ impl Follower {
         let plan = server.plan(&stored, self.reach)?;
         self.tell_of_slot(slot.made, &plan);
         self.tell_of_forks(&server, &stored);
-        if let Some(gap) = &plan.gap {
+        if let Some(gap) = &plan.gap
+            && !is_behind_us(&branch, &server, gap).await
+        {
             let message = error::gap(gap);
             self.tell(&message);
             self.state.alarm(Alarm::Gap, &message);
@@ -408,6 +411,15 @@ pub(super) async fn store_history(
         TimelineHistory::parse(timeline, &content).map_err(|why| StreamError::History { timeline, why })?;
     branch.put_wal_file(WalFile::History(timeline), content.into()).await?;
     Ok(history)
+}
+
+/// Whether the newest backup was taken behind the gap: then it stands in nobody's way any more. When in doubt it does.
+async fn is_behind_us(branch: &Branch, server: &ServerWal, gap: &Range<Lsn>) -> bool {
+    let Some(newest) = branch.backups().await.ok().and_then(|mut backups| backups.pop()) else {
+        return false;
+    };
+    let head = branch.read_manifest_head(&newest).await;
+    head.is_ok_and(|head| server.passes(head.timeline) && head.start_lsn >= gap.end)
 }
 
 /// The same for the timelines before it that nobody has stored: several failovers may have passed unseen. A server need

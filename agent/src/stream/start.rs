@@ -100,18 +100,26 @@ impl ServerWal {
         while digest(stored, self.name(first))?.is_some() {
             first = first.next();
         }
-        let newest = self.newest_before(stored, slot);
         let has_tail = longest_tail(stored, self.name(first)).is_some();
+        // The archiver alone may have brought the whole segments before the slot, and hidden a gap before them.
+        let run = self.run_before(stored, slot);
+        let hidden = self.newest_before(stored, run).filter(|newest| run < slot && *newest < run.start(size));
+        let (newest, goes_on) = match hidden {
+            Some(newest) => (Some(newest), run.start(size)),
+            None => (self.newest_before(stored, slot), slot.start(size)),
+        };
+        // Where there is a tail, an agent has streamed, and looked before it did. Where the slot's segment is there whole, it
+        // may again be that the archiver alone has brought it.
+        let looked_at = |newest: &Lsn| match first > slot && hidden.is_none() {
+            true => *newest >= goes_on,
+            false => has_tail,
+        };
         let mut gap = None;
-        // Where the slot's segment is there whole, it may be that the archiver alone has brought it, and that nobody has
-        // looked at what comes before.
-        let looked_at = |newest: &Lsn| if first > slot { *newest >= slot.start(size) } else { has_tail };
         match newest.filter(|newest| !looked_at(newest)) {
             Some(newest) if reach == Reach::BackToTheKnown => first = size.segment_before(newest),
             Some(newest) if reach == Reach::ToTheMissing => first = size.segment_at(newest),
-            newest => {
-                gap =
-                    newest.filter(|newest| *newest < slot.start(size)).map(|newest| newest..slot.start(size));
+            unseen => {
+                gap = unseen.filter(|newest| *newest < goes_on).map(|newest| newest..goes_on);
                 first = if first > slot && !has_tail { SegmentNo(first.0 - 1) } else { first };
             }
         }
@@ -151,6 +159,16 @@ impl ServerWal {
         }
         known.tail = known.tail.filter(|tail| tail.length > 0);
         Ok(known)
+    }
+
+    /// The first of the whole segments that follow each other up to `segment`; that itself where the one before is not there.
+    fn run_before(&self, stored: &WalListing, segment: SegmentNo) -> SegmentNo {
+        let mut run = segment;
+        // Of two contents neither is known to be right.
+        while run.0 > 0 && matches!(digest(stored, self.name(SegmentNo(run.0 - 1))), Ok(Some(_))) {
+            run = SegmentNo(run.0 - 1);
+        }
+        run
     }
 
     /// The end of the newest WAL of this lineage in segments before `segment`, under whichever timeline's name it is
@@ -310,6 +328,21 @@ mod tests {
         assert_eq!((missing.start, missing.gap), (Lsn(5 * SIZE), None));
         let slot = server.plan(&listing, Reach::Slot).unwrap();
         assert_eq!((slot.start, slot.gap), (Lsn(7 * SIZE), Some(Lsn(5 * SIZE)..Lsn(7 * SIZE))));
+    }
+
+    /// Found by the simulation: the same, where the slot was made behind what the archiver had stored.
+    #[test]
+    fn a_gap_behind_what_the_archiver_has_stored_is_told_until_somebody_has_streamed() {
+        let server = server(8 * SIZE + 500, 9 * SIZE);
+        let mut listing = stored(&[name(3), name(4), name(6), name(7)]);
+        let plan = |listing: &WalListing, reach| server.plan(listing, reach).unwrap();
+        assert_eq!(plan(&listing, Reach::BackToTheKnown).start, Lsn(4 * SIZE));
+        assert_eq!(plan(&listing, Reach::ToTheMissing).start, Lsn(5 * SIZE));
+        let slot = plan(&listing, Reach::Slot);
+        assert_eq!((slot.start, slot.gap), (Lsn(8 * SIZE), Some(Lsn(5 * SIZE)..Lsn(6 * SIZE))));
+        add_fragment(&mut listing, name(8), 1, 0..600);
+        let again = plan(&listing, Reach::BackToTheKnown);
+        assert_eq!((again.start, again.gap), (Lsn(8 * SIZE), None));
     }
 
     #[test]

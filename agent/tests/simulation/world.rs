@@ -398,7 +398,9 @@ impl World {
             self.judge()?;
             let state = self.cluster.state();
             let end = state.written(primary).end;
-            if state.hosts[primary].slot.as_ref().is_some_and(|slot| slot.restart >= end) {
+            // A new slot begins where the last checkpoint was, which may be the very end: it proves nothing by itself.
+            let is_stored = self.agents[0].state.status().durable_lsn.is_some_and(|durable| durable >= end);
+            if is_stored && state.hosts[primary].slot.as_ref().is_some_and(|slot| slot.restart >= end) {
                 break;
             }
             if strangers && begun.elapsed() > Duration::from_secs(90) {
