@@ -337,16 +337,28 @@ impl World {
     /// The standby becomes a primary: where the old one was, or before.
     fn fail_over(&mut self) {
         let (old, new) = (self.primary, 1 - self.primary);
-        let (floor, begin, end) = {
+        let (floor, other_floor, timeline, begin, end) = {
             let state = self.cluster.state();
-            let written = state.written(old);
-            (state.hosts[old].floor.max(self.start), written.begin, written.end)
+            let (written, other_floor) = (state.written(old), state.hosts[new].floor);
+            (
+                state.hosts[old].floor.max(self.start),
+                other_floor,
+                written.timeline,
+                written.begin,
+                written.end,
+            )
         };
         let first = floor.max(begin).max(self.start);
         // Where nothing was ever stored, nobody can know that something is missing.
         let nothing = self.cluster.inventory().coverage.is_empty();
         self.gap |= nothing;
         self.unknowable |= nothing;
+        if other_floor > floor {
+            // It was a primary once, and has removed what it has not taken over from this one.
+            let inventory = self.cluster.inventory();
+            self.gap |=
+                inventory.wal_complete(&inventory.lineage(timeline), self.start, other_floor).is_err();
+        }
         let at = match self.random.random_range(0..4) {
             0 => end,
             1 => size().floor(end).max(first),
