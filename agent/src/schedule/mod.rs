@@ -1,7 +1,7 @@
 //! What the agent does by itself, and when: `[schedule]`.
 //!
-//! [`plan`] computes what is due, from times alone. The [`keeper`] waits, and runs one job at a time, each as a [`process`] of its
-//! own. The agent is stateless: what was run when is read from the repository ([`memory`]), and shown by [`state`].
+//! `plan` computes what is due, from times alone. The `keeper` waits, and runs one job at a time, each as a `process` of its
+//! own. The agent is stateless: what was run when is read from the repository (`memory`), and shown by `state`.
 
 mod keeper;
 mod lines;

@@ -1,7 +1,7 @@
 //! A backup that reads the server's files itself, beside a server on this machine, instead of receiving them.
 //!
 //! The server is told that a backup begins and ends, so that replay mends what it writes meanwhile; everything else is as if
-//! it had sent the files: [`rules`] leave out what it would leave out, [`walk`] goes through its directories, [`read`]
+//! it had sent the files: `rules` leave out what it would leave out, `walk` goes through its directories, `read`
 //! reads files side by side. [`here`] proves beforehand that the directory is this server's.
 
 mod here;
