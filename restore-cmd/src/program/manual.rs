@@ -52,7 +52,8 @@ fn write(path: &Path, page: &[u8]) -> Result<()> {
 
 /// The pages by their names, such as `walkeep-run`: those that a built command gives its verbs.
 fn pages(command: &Command) -> Result<Vec<(String, Vec<u8>)>> {
-    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    // clap makes `help` itself: it says what the pages say.
+    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help");
     std::iter::once(command)
         .chain(verbs)
         .map(|command| {
