@@ -41,7 +41,7 @@ pub async fn here(info: &ConnInfo, facts: &Facts, major: u32) -> anyhow::Result<
     looked.map_err(|why| {
         failure(
             format!("the server's data directory, {}, cannot be read from here: {why}", data.display()),
-            "run `walkeep backup` beside the server and as its operating system user, or leave `--source local`",
+            "run `walkeep backup` beside the server and as its operating system user, or leave out `--source local`",
         )
     })?;
     Ok(data)

@@ -9,6 +9,7 @@ mod read;
 mod rules;
 mod walk;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ use proto::control::{ControlError, ControlFile};
 use proto::{Lsn, TimelineId};
 use repository::backup::BackupLabel;
 use restore::program::Progress;
-use tokio::task::spawn_blocking;
+use tokio::sync::mpsc::Receiver;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::collect::{Collector, Sink};
 use super::compare::Receipts;
@@ -99,10 +101,10 @@ impl LocalBackup {
             bytes_a_second: plan.read_rate.map(|rate| u64::from(rate.kib()) << 10),
             ..Pace::default()
         };
-        let mut files = self.walk(plan.jobs, control.1.catalog_version);
+        let (mut files, walk) = self.walk(plan.jobs, control.1.catalog_version);
         let mut listed = Vec::new();
         while let Some(opened) = files.recv().await {
-            let Opened { member, mut pieces } = opened.context("cannot read the data directory")?;
+            let Opened { member, mut pieces } = opened;
             if member.kind == MemberKind::File {
                 listed.push((member.path.clone(), member.mtime));
             }
@@ -126,6 +128,9 @@ impl LocalBackup {
                 collector.file_end().await?;
             }
         }
+        // That nothing more is found is no proof that all was: the walk itself must say so.
+        let is_whole = walk.await?.context("cannot read the data directory")?;
+        anyhow::ensure!(is_whole, "the data directory was not read to its end");
         // The last, as a standby's backup needs it: it says up to where the pages that were read may be new.
         let (content, _) = whole_control(&self.data).await?;
         let mut add = async |path: &str, content: Vec<u8>| {
@@ -156,23 +161,16 @@ impl LocalBackup {
         Ok(Stopped { lsn, manifest: manifest.write() })
     }
 
-    /// Goes through the directories on a thread of its own.
-    fn walk(
-        &self,
-        jobs: usize,
-        catalog_version: u32,
-    ) -> tokio::sync::mpsc::Receiver<std::io::Result<Opened>> {
+    /// Goes through the directories on a thread of its own, which ends with whether it came to their end.
+    fn walk(&self, jobs: usize, catalog_version: u32) -> (Receiver<Opened>, JoinHandle<io::Result<bool>>) {
         let (readers, files) = Readers::new(jobs);
         let (data, spaces) = (self.data.clone(), self.spaces.clone());
         let version_folder = walk::version_folder(self.major, catalog_version);
-        spawn_blocking(move || {
+        let walk = spawn_blocking(move || {
             let found = |found| readers.read(found);
-            let walk = Walk { data: &data, version_folder: &version_folder, found };
-            if let Err(error) = walk.all(&spaces) {
-                readers.fail(error);
-            }
+            Walk { data: &data, version_folder: &version_folder, found }.all(&spaces)
         });
-        files
+        (files, walk)
     }
 }
 

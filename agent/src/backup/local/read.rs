@@ -25,14 +25,14 @@ pub(super) struct Opened {
 /// What is found goes in at one end and comes out in the same order at the other, with its content, of which the files that
 /// wait are read already.
 pub(super) struct Readers {
-    opened: mpsc::Sender<io::Result<Opened>>,
+    opened: mpsc::Sender<Opened>,
     runtime: tokio::runtime::Handle,
 }
 
 impl Readers {
     /// So many files wait and are read; must be called within a runtime. In memory are at most `side_by_side + 2` times 1.25
     /// MiB.
-    pub(super) fn new(side_by_side: usize) -> (Self, mpsc::Receiver<io::Result<Opened>>) {
+    pub(super) fn new(side_by_side: usize) -> (Self, mpsc::Receiver<Opened>) {
         let (opened, files) = mpsc::channel(side_by_side.max(1));
         (Self { opened, runtime: tokio::runtime::Handle::current() }, files)
     }
@@ -45,13 +45,7 @@ impl Readers {
         if let Some(file) = file {
             self.runtime.spawn_blocking(move || read(file, size, &to));
         }
-        self.opened.blocking_send(Ok(Opened { member, pieces })).is_ok()
-    }
-
-    /// The walk came to an error.
-    pub(super) fn fail(&self, error: io::Error) {
-        // Nobody wants to know if the backup has ended otherwise.
-        let _ = self.opened.blocking_send(Err(error));
+        self.opened.blocking_send(Opened { member, pieces }).is_ok()
     }
 }
 
@@ -106,7 +100,7 @@ mod tests {
         let (readers, mut opened) = Readers::new(2);
         let reading = tokio::task::spawn_blocking(move || files.into_iter().all(|file| readers.read(file)));
         let mut next = async || {
-            let opened = opened.recv().await.unwrap().unwrap();
+            let opened = opened.recv().await.unwrap();
             (opened.member.path.clone(), content(opened).await)
         };
         assert!(next().await == (b"large".to_vec(), large));
