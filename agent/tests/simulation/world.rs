@@ -12,6 +12,7 @@ use proto::wal::SegmentNo;
 use proto::{Lsn, SystemId, TimelineId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use repository::catalogue::Inventory;
 use repository::{BranchFacts, Repository, Sealing, Store, Unsealing, chance};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
@@ -330,7 +331,7 @@ impl World {
         let lineage = inventory.lineage(timeline);
         if inventory.wal_complete(&lineage, self.start, floor.max(self.start)).is_err() {
             self.gap = true;
-            self.unknowable |= inventory.coverage.is_empty();
+            self.unknowable |= has_nothing(&inventory);
         }
     }
 
@@ -350,7 +351,7 @@ impl World {
         };
         let first = floor.max(begin).max(self.start);
         // Where nothing was ever stored, nobody can know that something is missing.
-        let nothing = self.cluster.inventory().coverage.is_empty();
+        let nothing = has_nothing(&self.cluster.inventory());
         self.gap |= nothing;
         self.unknowable |= nothing;
         if other_floor > floor {
@@ -442,4 +443,9 @@ impl World {
             false => Err(format!("{at} is missing, and no agent has told of a gap")),
         }
     }
+}
+
+/// Whether no WAL is stored at all: a timeline may be known by nothing but a fork or an epoch.
+fn has_nothing(inventory: &Inventory) -> bool {
+    inventory.coverage.values().all(|coverage| coverage.ranges().is_empty())
 }
