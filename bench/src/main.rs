@@ -14,6 +14,7 @@ mod manifest;
 mod pgbackrest;
 mod picture;
 mod receiver;
+mod recovery;
 mod report;
 mod restore;
 mod spread;
@@ -29,7 +30,7 @@ use report::Report;
 
 type Bench = (&'static str, &'static str, fn() -> Result<Report>);
 
-const BENCHES: [Bench; 13] = [
+const BENCHES: [Bench; 14] = [
     (
         "archive-cmd",
         "a segment that the agent holds, against cat and cp; start-up, against true",
@@ -50,7 +51,8 @@ const BENCHES: [Bench; 13] = [
     ("delay", "from a commit to its WAL in the repository, on S3", delay::run),
     ("throughput", "WAL under a bulk COPY, against pg_receivewal", throughput::run),
     ("memory", "of the agent while it streams, segments of 16 MiB and 1 GiB", throughput::memory),
-    ("fetch", "restore-cmd fetch against cp", fetch::run),
+    ("fetch", "one call of restore-cmd fetch, against cp", fetch::run),
+    ("recovery", "a server that recovers with restore-cmd fetch, against cp", recovery::run),
     ("tail", "a flush in a directory: a record in a journal, against other ways", tail::run),
     ("find", "all WAL of a repository, against pg_waldump --stats", find::run),
     ("restore", "--delta after damage and export of a table, against a whole restore; memory", restore::run),
