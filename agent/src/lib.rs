@@ -16,6 +16,7 @@ pub mod finding;
 pub mod http;
 mod memory;
 pub mod notify;
+mod quick;
 pub mod schedule;
 pub mod server;
 pub mod service;

@@ -303,7 +303,7 @@ impl Facts {
 #[cfg(test)]
 impl Facts {
     /// Of a server with these settings.
-    pub(super) fn of(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn of(settings: &[(&str, &str)]) -> Self {
         let settings =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let role = "walkeep".to_owned();

@@ -1,7 +1,8 @@
 //! `walkeep init`: create the repository and the replication slot; say what to write into PostgreSQL's configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -10,17 +11,48 @@ use proto::config::Config;
 use proto::conninfo::{Address, ConnInfo, Env, ProcessEnv};
 use repository::{BranchFacts, Repository, Store};
 use restore::conf::{command_word, identifier, quote};
-use restore::program::{GlobalArgs, failure};
+use restore::program::{GlobalArgs, failure, no_password};
 
 use super::{connect, conninfo, print, repository_url};
 use crate::backup::facts::{Facts, Sql};
+use crate::{check, quick};
+
+/// How long the proof at the end of `--quick` may take, where somebody ships WAL already.
+const PROOF: Duration = Duration::from_secs(30);
 
 /// The arguments of `walkeep init`.
 #[derive(Debug, Args)]
-pub struct InitArgs {}
+pub struct InitArgs {
+    /// Find the server of this machine, write the configuration file, and end with what `walkeep check` says. Run it as the
+    /// server's operating system user
+    #[arg(long)]
+    quick: bool,
+
+    /// With --quick: have the server take the settings that it needs, by ALTER SYSTEM
+    #[arg(long, requires = "quick")]
+    apply: bool,
+}
 
 /// Makes everything ready, and prints what only an administrator can do. May be repeated at will.
-pub async fn run(global: &GlobalArgs, _args: InitArgs) -> anyhow::Result<ExitCode> {
+pub async fn run(global: &GlobalArgs, args: InitArgs) -> anyhow::Result<ExitCode> {
+    if args.quick {
+        return quick(global, args.apply).await;
+    }
+    let ready = set_up(global).await?;
+    print(&advice(&ready.config, &ready.facts, &ready.info, &command_line(global)?))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `init` has found.
+struct Ready {
+    config: Config,
+    info: ConnInfo,
+    facts: Facts,
+    sql: Sql,
+}
+
+/// Makes the repository, the cluster's branch in it, and the slot.
+async fn set_up(global: &GlobalArgs) -> anyhow::Result<Ready> {
     let config = restore::program::load(global)?;
     let url = repository_url(&config)?;
     let info = conninfo(&config)?;
@@ -49,8 +81,81 @@ pub async fn run(global: &GlobalArgs, _args: InitArgs) -> anyhow::Result<ExitCod
     if config.stream.enabled {
         slot(&config, &sql, &mut replication).await?;
     }
-    print(&advice(&config, &facts, &info, &command_line(global)?))?;
+    Ok(Ready { config, info, facts, sql })
+}
+
+/// From a running server and nothing else to one that is set up.
+async fn quick(global: &GlobalArgs, apply: bool) -> anyhow::Result<ExitCode> {
+    let path = restore::program::config_file(global).unwrap_or_else(|| proto::config::DEFAULT_PATH.into());
+    let path =
+        std::path::absolute(&path).with_context(|| format!("cannot make {} absolute", path.display()))?;
+    if path.exists() {
+        print(&format!("configured  by {}, as it is\n", path.display()))?;
+    } else {
+        write_configuration(global, &path)?;
+        print(&format!("configured  {} written\n", path.display()))?;
+    }
+    // What was given as flags is in the file now, and archive-cmd finds it there.
+    let log = GlobalArgs { repository: None, cluster: None, postgres: None, ..global.clone() };
+    let global = GlobalArgs { config: Some(path), ..log };
+    let ready = set_up(&global).await?;
+    let line = command_line(&global)?;
+    if apply {
+        take_settings(&ready, &archive_command(&line)).await?;
+    } else {
+        print(&advice(&ready.config, &ready.facts, &ready.info, &line))?;
+    }
+    print("\nWhat `walkeep check` says now, before `walkeep run` is started and a backup taken:\n\n")?;
+    let findings = check::examine(ready.config, archive_command(&line), PROOF).await?;
+    print(&findings.text())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Finds out what the configuration has to say, and writes it.
+fn write_configuration(global: &GlobalArgs, path: &Path) -> anyhow::Result<()> {
+    let postgres = match &global.postgres {
+        Some(postgres) => {
+            no_password(postgres, "--postgres")?;
+            postgres.clone()
+        }
+        None => {
+            let user = std::env::var("PGUSER").ok().or_else(|| ProcessEnv.user());
+            let user = user.unwrap_or_else(|| "postgres".to_owned());
+            if user == "root" {
+                return Err(failure(
+                    "root is not who the server lets in",
+                    "run it as the server's own user: runuser -u postgres -- walkeep init --quick",
+                ));
+            }
+            let (servers, folders) = quick::look();
+            quick::only_one(&servers, &folders, &user)?
+        }
+    };
+    let cluster = global.cluster.clone().unwrap_or_default();
+    let socket = quick::socket(&cluster, path);
+    let answers = quick::Answers { repository: global.repository.clone(), cluster, postgres, socket };
+    quick::write(path, &answers.text())
+}
+
+/// Has the server take the settings that are not yet as they have to be.
+async fn take_settings(ready: &Ready, archive_command: &str) -> anyhow::Result<()> {
+    let changes = quick::changes(&ready.facts, archive_command)?;
+    for change in &changes {
+        let statement = format!("ALTER SYSTEM SET {} = {}", change.name, quote(&change.value));
+        ready.sql.rows(&statement).await.with_context(|| {
+            failure(
+                format!("the server does not take {statement}"),
+                "connect as a superuser, or put the lines that `walkeep init` prints into postgresql.conf",
+            )
+        })?;
+        print(&format!("set         {} = {}\n", change.name, quote(&change.value)))?;
+    }
+    ready.sql.rows("SELECT pg_reload_conf()").await?;
+    let waiting: Vec<_> = changes.iter().filter(|change| change.restart).map(|change| change.name).collect();
+    match waiting.as_slice() {
+        [] => Ok(()),
+        names => print(&format!("            restart the server: {} wait for that\n", names.join(", "))),
+    }
 }
 
 /// Creates the slot if it is not there; refuses one that cannot serve.
