@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use restore::program::{self, CompletionsArgs, GlobalArgs, ManArgs};
 
-use crate::commands::{backup, check, drill, expire, find, init, keep, list, push, run, status, verify};
+use crate::commands::{
+    backup, check, drill, dump, expire, find, init, keep, list, push, run, status, verify,
+};
 
 /// WAL archiving, streaming and base backup for PostgreSQL.
 #[derive(Debug, Parser)]
@@ -25,6 +27,8 @@ enum Verb {
     Run(run::RunArgs),
     /// Take a base backup now
     Backup(backup::BackupArgs),
+    /// Take a logical backup now: databases by pg_dump, roles and tablespaces by pg_dumpall
+    Dump(Box<dump::DumpArgs>),
     /// Show backups and the recovery window, with every gap
     List(list::ListArgs),
     /// Apply retention: condemn what no backup to keep needs, delete what is condemned for long enough
@@ -71,6 +75,7 @@ impl Cli {
                 Verb::Init(args) => Box::pin(init::run(&global, args)).await,
                 Verb::Run(args) => Box::pin(run::run(&global, args)).await,
                 Verb::Backup(args) => Box::pin(backup::run(&global, args)).await,
+                Verb::Dump(args) => Box::pin(dump::run(&global, *args)).await,
                 Verb::List(args) => Box::pin(list::run(&global, args)).await,
                 Verb::Expire(args) => Box::pin(expire::run(&global, args)).await,
                 Verb::Keep(args) => Box::pin(keep::run(&global, args)).await,

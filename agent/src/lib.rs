@@ -11,6 +11,7 @@ pub mod cli;
 pub mod commands;
 pub mod counters;
 pub mod drill;
+pub mod dump;
 pub mod find;
 pub mod finding;
 pub mod http;

@@ -13,6 +13,7 @@ use proto::{Lsn, TimelineId};
 
 use crate::backup::{BackupLabel, folder};
 use crate::catalogue::{BrokenHistory, Gap, Inventory};
+use crate::dump::{DumpFile, DumpLabel, Dumps, read_through};
 use crate::manifest::ManifestHead;
 use crate::pack::{Pace, PackEntry, PackReader, pack_key};
 use crate::wal::segment_key;
@@ -62,6 +63,8 @@ pub enum TroubleKind {
     SmallFile,
     /// An object among the WAL that is none of ours.
     Stray,
+    /// A dump cannot be brought back, or a part of it.
+    Dump,
 }
 
 /// What a branch holds, and what a quick look at it has found.
@@ -71,6 +74,8 @@ pub struct Audit {
     pub inventory: Inventory,
     /// The packs that are named, each with the backups that name it.
     pub packs: BTreeMap<String, (PackEntry, BTreeSet<BackupLabel>)>,
+    /// Logical backups.
+    pub dumps: Dumps,
     /// What is not as it should be.
     pub troubles: Vec<Trouble>,
 }
@@ -85,6 +90,7 @@ enum Item {
     Journal(JournalName),
     File(WalFile),
     ServerManifest(Box<ManifestHead>),
+    DumpFile(DumpLabel, DumpFile),
 }
 
 impl Audit {
@@ -94,11 +100,28 @@ impl Audit {
     /// The store failed: then nothing is known.
     pub async fn quick(branch: &Branch) -> Result<Self> {
         let inventory = Inventory::load(branch).await?;
-        let mut audit = Self { inventory, packs: BTreeMap::new(), troubles: Vec::new() };
+        let dumps = Dumps::load(branch).await?;
+        let mut audit = Self { inventory, packs: BTreeMap::new(), dumps, troubles: Vec::new() };
         audit.manifests(branch).await?;
         audit.sizes(branch).await?;
         audit.wal(branch);
+        audit.dumps(branch).await?;
         Ok(audit)
+    }
+
+    async fn dumps(&mut self, branch: &Branch) -> Result<()> {
+        for (label, error) in &self.dumps.unreadable {
+            let kind = match error {
+                Error::Locked { .. } => TroubleKind::Locked,
+                _ => TroubleKind::Dump,
+            };
+            self.troubles.push(without_harm(kind, format!("dump {label}: {error}")));
+        }
+        for (label, key, why) in self.dumps.missing(branch).await? {
+            let missing = without_harm(TroubleKind::Dump, format!("dump {label}: {why}"));
+            self.troubles.push(Trouble { object: Some(key), ..missing });
+        }
+        Ok(())
     }
 
     async fn manifests(&mut self, branch: &Branch) -> Result<()> {
@@ -205,7 +228,7 @@ impl Audit {
             let fragments = wal.fragments.iter().map(|fragment| u64::from(fragment.to - fragment.from));
             wal.segments.len() as u64 * size + fragments.sum::<u64>()
         });
-        packs + wal.sum::<u64>()
+        packs + wal.sum::<u64>() + self.dumps.whole.iter().map(|dump| dump.size_bytes()).sum::<u64>()
     }
 
     /// Reads every byte of what the quick look has found to be there, no more of them in a second than `rate` allows,
@@ -239,6 +262,14 @@ impl Audit {
         }
         let with_manifest = self.inventory.backups.iter().filter(|head| head.server_manifest.is_some());
         items.extend(with_manifest.map(|head| Item::ServerManifest(Box::new(head.clone()))));
+        for dump in &self.dumps.whole {
+            let is_there = |file: &&DumpFile| {
+                let key = crate::dump::folder().child(&dump.label).child(&file.object);
+                !missing.contains(&branch.key(&key))
+            };
+            let files = dump.files().filter(is_there);
+            items.extend(files.map(|file| Item::DumpFile(dump.label.clone(), file.clone())));
+        }
         let found: Vec<Option<Trouble>> = stream::iter(items)
             .map(async |item| self.look(branch, item, &pace, &done).await)
             .buffered(branch.store().concurrency())
@@ -271,12 +302,15 @@ impl Audit {
             Item::Journal(journal) => read_journal(branch, *journal, done).await,
             Item::File(file) => branch.read_wal_file(*file).await.map(|_| ()),
             Item::ServerManifest(head) => branch.read_server_manifest(head).await.map(|_| ()),
+            Item::DumpFile(label, file) => read_through(branch, label, file, pace, done).await,
         };
         let error = match outcome {
             Ok(()) => return Ok(None),
             Err(error) if is_damage(&error) => error,
             // `expire` has removed it since it was listed, as it removes fragments of whole segments.
-            Err(Error::Absent { .. }) if !matches!(item, Item::Pack(..) | Item::Segment(_)) => {
+            Err(Error::Absent { .. })
+                if !matches!(item, Item::Pack(..) | Item::Segment(_) | Item::DumpFile(..)) =>
+            {
                 return Ok(None);
             }
             Err(error @ Error::Absent { .. }) => error,
@@ -303,6 +337,7 @@ impl Audit {
             Item::Journal(_) => without_harm(TroubleKind::Fragment, message),
             Item::File(_) => without_harm(TroubleKind::SmallFile, message),
             Item::ServerManifest(_) => without_harm(TroubleKind::ServerManifest, message),
+            Item::DumpFile(label, _) => without_harm(TroubleKind::Dump, format!("dump {label}: {message}")),
         }))
     }
 
@@ -335,7 +370,7 @@ async fn read_journal(branch: &Branch, journal: JournalName, done: &impl Fn(u64)
 }
 
 /// Whether the object is at fault, and not the way to it.
-fn is_damage(error: &Error) -> bool {
+pub(crate) fn is_damage(error: &Error) -> bool {
     matches!(
         error,
         Error::Corrupt { .. } | Error::Conflict { .. } | Error::Invalid { .. } | Error::Foreign { .. }

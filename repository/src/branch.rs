@@ -9,6 +9,7 @@
 //!     wal/<timeline>/<log>/tail/<segment>/<epoch>-<from>-<to>-<digest>    a fragment of one
 //!     wal/<file>-<digest>                                                 a history, partial or backup file
 //!     backup/…  pack/…                                                    base backups
+//!     dump/…                                                              logical backups
 //!     drill/<time>-<verdict>-<writer>                                     proof of a restore
 //! ```
 //!

@@ -29,6 +29,8 @@ pub enum Job {
     Full,
     /// An incremental backup.
     Incremental,
+    /// A logical backup.
+    Dump,
     /// Retention is applied.
     Expire,
     /// An examination by names, sizes and manifests.
@@ -41,14 +43,15 @@ pub enum Job {
 
 impl Job {
     /// All, in their order.
-    pub const ALL: [Job; 6] =
-        [Job::Full, Job::Incremental, Job::Expire, Job::Verify, Job::VerifyDeep, Job::Drill];
+    pub const ALL: [Job; 7] =
+        [Job::Full, Job::Incremental, Job::Dump, Job::Expire, Job::Verify, Job::VerifyDeep, Job::Drill];
 
     /// The word in names, JSON and the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Incremental => "incremental",
+            Self::Dump => "dump",
             Self::Expire => "expire",
             Self::Verify => "verify",
             Self::VerifyDeep => "verify_deep",

@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use jiff::{Timestamp, ToSpan};
+use proto::config::DumpFormat;
 use proto::wal::{SegmentName, SegmentSize, WalFile};
 use proto::{Digest, Lsn, ServerTime, SystemId, TimelineId};
 use repository::backup::{BackupKind, BackupLabel, Intent};
 use repository::catalogue::Inventory;
 use repository::drill::{Check, PROOF_FORMAT, Proof, ProofBackup, ProofTarget, Reached, Took, Verdict};
+use repository::dump::{Contents, DUMP_FORMAT, DumpFile, Part, PartKind, Selection};
 use repository::manifest::{
     Controls, Entry, ExternalConfig, MANIFEST_FORMAT, Manifest, ManifestHead, RawBytes, SafePath, Tablespace,
     WalRange,
@@ -340,6 +342,59 @@ async fn a_proof_is_written_and_read_as_ever() {
     let passed = branch.put_proof(&earlier).await.unwrap();
     assert_eq!(branch.proofs().await.unwrap(), [passed, failed.clone()]);
     assert_eq!(branch.read_proof(&failed).await.unwrap(), proof());
+}
+
+/// A dump with everything in it.
+fn dump() -> Contents {
+    let time = |seconds: i64| Timestamp::from_second(1_795_483_815 + seconds).unwrap();
+    let file = |name: Option<&str>, number: u32| DumpFile {
+        name: name.map(|name| name.parse().unwrap()),
+        object: format!("file-{number:08}-00000000000000a1").parse().unwrap(),
+        size_bytes: 11,
+        stored_bytes: 2071,
+        digest: Digest::of(b"11 of these"),
+    };
+    let part = |kind, database: Option<&str>, format, files| {
+        let database = database.map(str::to_owned);
+        Part { kind, database, format, files }
+    };
+    Contents {
+        format: DUMP_FORMAT,
+        label: "20261124T013015Z-dump-1a2b3c".parse().unwrap(),
+        server_version: 150_018,
+        tool_version: "15.18".into(),
+        from_standby: false,
+        started_at: time(0),
+        finished_at: time(61),
+        note: Some("before the \"upgrade\"".into()),
+        selection: Selection {
+            databases: Some(vec!["shop".into()]),
+            globals: true,
+            exclude_tables: vec!["public.log*".into()],
+            ..Selection::default()
+        },
+        parts: vec![
+            part(PartKind::Globals, None, DumpFormat::Plain, vec![file(None, 0)]),
+            part(
+                PartKind::Database,
+                Some("shop"),
+                DumpFormat::Directory,
+                vec![file(Some("3456.dat"), 1), file(Some("toc.dat"), 2)],
+            ),
+        ],
+    }
+}
+
+/// `golden/dump.json` is what makes a dump exist.
+#[tokio::test]
+async fn the_contents_of_a_dump_have_not_changed() {
+    let text = serde_json::to_string(&dump()).unwrap() + "\n";
+    if std::env::var("WALKEEP_GOLDEN").is_ok_and(|value| value == "write") {
+        fs::write(golden("dump.json"), &text).unwrap();
+    }
+    let known = fs::read_to_string(golden("dump.json")).unwrap();
+    assert_eq!(text, known);
+    assert_eq!(serde_json::from_str::<Contents>(&known).unwrap(), dump());
 }
 
 fn run() -> Run {

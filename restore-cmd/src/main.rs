@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use ::restore::program::{CompletionsArgs, GlobalArgs, ManArgs, completions, init_logging, man, report};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{export, fetch, restore};
+use commands::{dump, export, fetch, restore};
 
 /// Bring a PostgreSQL cluster back from a walkeep repository
 #[derive(Parser, Debug)]
@@ -24,6 +24,7 @@ struct Cli {
 enum Verb {
     Restore(Box<restore::Args>),
     Export(Box<export::Args>),
+    Dump(Box<dump::Args>),
     Fetch(fetch::Args),
     /// Print the completions for a shell: bash, zsh, fish, elvish, powershell
     Completions(CompletionsArgs),
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         }
         Verb::Restore(args) => ended(restore::run(&cli.global, args)),
         Verb::Export(args) => ended(export::run(&cli.global, args)),
+        Verb::Dump(args) => ended(dump::run(&cli.global, args)),
         Verb::Completions(args) => ended(completions(Cli::command(), args)),
         Verb::Man(args) => ended(man(Cli::command(), args)),
     }

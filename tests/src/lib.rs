@@ -25,6 +25,7 @@ pub mod s3;
 pub mod seeds;
 pub mod servers;
 pub mod skip;
+pub mod small;
 pub mod stores;
 pub mod wait;
 pub mod waldump;
@@ -44,6 +45,7 @@ pub use restless::Restless;
 pub use s3::S3Server;
 pub use servers::Installation;
 pub use skip::skip;
+pub use small::Small;
 pub use wait::wait_for;
 pub use world::World;
 

@@ -1,48 +1,9 @@
 //! A restore onto a file system that is too small is refused before it begins.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::Result;
-use harness::{Agent, Installation, Postgres, Repo, StoreKind, World, skip, workload};
-
-/// A small file system in memory.
-struct Small(PathBuf);
-
-impl Small {
-    /// `None`, and a loud skip, where this machine does not let us.
-    fn mount(world: &World, name: &str, mib: u32) -> Result<Option<Small>> {
-        let at = world.folder(name)?;
-        let account = world.account();
-        let options = format!("size={mib}m,mode=0700,uid={},gid={}", account.uid, account.gid);
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at).output();
-        match mounted {
-            Ok(output) if output.status.success() => Ok(Some(Small(at))),
-            Ok(output) => {
-                skip(format!("mount: {}", String::from_utf8_lossy(&output.stderr).trim()));
-                Ok(None)
-            }
-            Err(error) => {
-                skip(format!("mount: {error}"));
-                Ok(None)
-            }
-        }
-    }
-
-    fn entries(&self) -> usize {
-        std::fs::read_dir(&self.0).map_or(0, Iterator::count)
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+use harness::{Agent, Installation, Postgres, Repo, Small, StoreKind, World, workload};
 
 fn text(path: &Path) -> String {
     path.display().to_string()
@@ -78,7 +39,7 @@ fn a_restore_that_does_not_fit_is_refused_before_it_begins() -> Result<()> {
             arguments.extend(dry.then_some("--dry-run"));
             let output = agent.restore_cmd(&arguments)?;
             assert_eq!(output.code, Some(1), "{arguments:?}: {}", output.stderr);
-            let needle = format!("not enough room in {}", text(&small.0));
+            let needle = format!("not enough room in {}", text(small.path()));
             assert!(
                 output.stderr.contains(&needle) && output.stderr.contains("are free"),
                 "{}",

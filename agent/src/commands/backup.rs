@@ -78,7 +78,7 @@ enum By {
 }
 
 /// A note is one line of moderate length.
-fn note(text: &str) -> Result<String, String> {
+pub(super) fn note(text: &str) -> Result<String, String> {
     match text {
         _ if text.chars().any(char::is_control) => {
             Err("it must be one line without control characters".into())

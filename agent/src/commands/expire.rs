@@ -11,7 +11,7 @@ use proto::SystemId;
 use repository::Repository;
 use repository::backup::BackupLabel;
 use repository::pack::PackName;
-use repository::retention::{Compacted, Compaction, Plan, Removal, Survey, Swept, Verdict, Why};
+use repository::retention::{Compacted, Compaction, DumpVerdict, Plan, Removal, Survey, Swept, Verdict, Why};
 use restore::program::GlobalArgs;
 use serde::Serialize;
 
@@ -43,7 +43,8 @@ pub async fn run(global: &GlobalArgs, args: ExpireArgs) -> anyhow::Result<ExitCo
             true => Survey::make_at(&branch, Timestamp::now()).await?,
             false => Survey::make(&branch).await?,
         };
-        let plan = Plan::new(&survey, config.retention.keep, config.retention.grace);
+        let (keep, grace) = (config.retention.keep, config.retention.grace);
+        let plan = Plan::with_dumps(&survey, keep, config.dump.retention, grace);
         let swept = match args.dry_run {
             true => None,
             false => Some(branch.sweep(&survey, &plan).await?),
@@ -90,6 +91,7 @@ struct Outcome {
     at: Timestamp,
     grace_seconds: u64,
     backups: Vec<Kept>,
+    dumps: Vec<Kept>,
     removals: Vec<Gone>,
     rewritten: Rewritten,
     interrupted_uploads: Interrupted,
@@ -157,7 +159,7 @@ impl Rewritten {
 
 #[derive(Debug, Serialize)]
 struct Kept {
-    label: BackupLabel,
+    label: String,
     kept: bool,
     reasons: Vec<String>,
 }
@@ -196,6 +198,8 @@ enum State {
 enum Class {
     Backups,
     CutOff,
+    Dumps,
+    CutOffDumps,
     Packs,
     Wal,
     Fragments,
@@ -210,7 +214,13 @@ impl Class {
             Why::Pack(_) => Self::Packs,
             Why::Wal(..) => Self::Wal,
             Why::WholeSegment(_) | Why::WholeJournal(_) => Self::Fragments,
-            Why::OldGeneration(_) | Why::OldSign(_) | Why::OldEpoch(_) | Why::OldRun => Self::Rest,
+            Why::Dump(_) | Why::BesideDump(_) => Self::Dumps,
+            Why::CutOffDump(_) => Self::CutOffDumps,
+            Why::OldGeneration(_)
+            | Why::OldSign(_)
+            | Why::OldEpoch(_)
+            | Why::OldRun
+            | Why::OldDumpSign(_) => Self::Rest,
         }
     }
 
@@ -218,6 +228,8 @@ impl Class {
         match self {
             Self::Backups => "manifests of backups that retention does not keep",
             Self::CutOff => "leftovers of backups that were cut off",
+            Self::Dumps => "dumps that retention does not keep",
+            Self::CutOffDumps => "leftovers of dumps that were cut off",
             Self::Packs => "packs that no backup needs",
             Self::Wal => "WAL that no backup needs",
             Self::Fragments => "fragments and journals of segments that are stored whole",
@@ -254,7 +266,12 @@ impl Outcome {
             class: Class::of(&removal.why),
         };
         let kept = |verdict: &Verdict| Kept {
-            label: verdict.label.clone(),
+            label: verdict.label.to_string(),
+            kept: verdict.is_kept(),
+            reasons: verdict.reasons.iter().map(ToString::to_string).collect(),
+        };
+        let dump_kept = |verdict: &DumpVerdict| Kept {
+            label: verdict.label.to_string(),
             kept: verdict.is_kept(),
             reasons: verdict.reasons.iter().map(ToString::to_string).collect(),
         };
@@ -266,6 +283,7 @@ impl Outcome {
             at: plan.now,
             grace_seconds: plan.grace.as_secs(),
             backups: plan.verdicts.iter().map(kept).collect(),
+            dumps: plan.dumps.iter().map(dump_kept).collect(),
             removals: plan.removals.iter().map(gone).collect(),
             freed_bytes: swept.map_or(0, |swept| swept.freed_bytes),
             held_back,
@@ -300,7 +318,7 @@ impl Expired {
 
 impl Outcome {
     fn write(&self, text: &mut String, dry_run: bool) {
-        for backup in &self.backups {
+        for backup in self.backups.iter().chain(&self.dumps) {
             let (word, why) = match backup.kept {
                 true => ("stays", backup.reasons.join("; ")),
                 false => ("goes ", "retention does not keep it".to_owned()),

@@ -9,7 +9,9 @@ use indicatif::HumanBytes;
 use jiff::Timestamp;
 use proto::{Lsn, SystemId, TimelineId};
 use repository::catalogue::{Gap, Inventory, UnreadableBackup, Window};
+use repository::dump::Dumps;
 use repository::manifest::ManifestHead;
+use restore::dump::{DumpLine, UnreadableDump, told};
 use restore::program::GlobalArgs;
 use serde::Serialize;
 
@@ -30,6 +32,7 @@ pub async fn run(global: &GlobalArgs, args: ListArgs) -> anyhow::Result<ExitCode
     let mut others = repository.systems(&cluster).await?;
     others.retain(|system_id| *system_id != branch.system_id());
     let inventory = Inventory::load(&branch).await?;
+    let dumps = Dumps::load(&branch).await?;
     let found = inventory.listing(&cluster, branch.system_id());
     let heads = inventory.backups.iter().zip(&found.backups);
     let listing = Listing {
@@ -45,6 +48,8 @@ pub async fn run(global: &GlobalArgs, args: ListArgs) -> anyhow::Result<ExitCode
         unreadable: inventory.unreadable.iter().map(Unreadable::of).collect(),
         windows: found.windows,
         gaps: found.gaps,
+        dumps: dumps.whole.iter().map(DumpLine::of).collect(),
+        unreadable_dumps: UnreadableDump::all(&dumps),
         drills: LastDrills::of(&branch, Timestamp::now()).await?,
     };
     if args.json {
@@ -68,6 +73,9 @@ struct Listing {
     unreadable: Vec<Unreadable>,
     windows: Vec<Window>,
     gaps: Vec<Gap>,
+    /// Logical backups, oldest first.
+    dumps: Vec<DumpLine>,
+    unreadable_dumps: Vec<UnreadableDump>,
     #[serde(flatten)]
     drills: LastDrills,
 }
@@ -182,6 +190,10 @@ impl Listing {
                  backup makes what follows restorable",
                 gap.timeline, gap.from_lsn, gap.to_lsn
             );
+        }
+        let dumps = told(&self.dumps, &self.unreadable_dumps);
+        if !dumps.is_empty() {
+            text += &format!("\n{dumps}\n");
         }
         for (at, line) in self.drills.lines().into_iter().enumerate() {
             let _ = writeln!(text, "{:<10} {line}", if at == 0 { "last drill" } else { "" });
@@ -326,6 +338,8 @@ mod tests {
             backups: vec![backup("a", 0x1000), backup("b", 0x9000)],
             unreadable: Vec::new(),
             windows: vec![window(0x1000, 0x5000), window(0x9000, 0x1_0000)],
+            dumps: Vec::new(),
+            unreadable_dumps: Vec::new(),
             drills: LastDrills::default(),
             gaps: vec![Gap { timeline: TimelineId::FIRST, from_lsn: Lsn(0x5000), to_lsn: Lsn(0x8000) }],
         }

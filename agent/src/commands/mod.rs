@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod check;
 pub mod drill;
+pub mod dump;
 pub mod expire;
 pub mod find;
 pub mod init;

@@ -52,9 +52,10 @@ pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCo
             findings.push(Finding::ok(
                 "repository",
                 format!(
-                    "system identifier {system_id}: {} backups, {} packs, {wal} segments{read}; all there, and whole",
+                    "system identifier {system_id}: {} backups, {} packs, {wal} segments, {} dumps{read}; all there, and whole",
                     audit.inventory.backups.len(),
                     audit.packs.len(),
+                    audit.dumps.whole.len(),
                 ),
             ));
         }
@@ -107,6 +108,7 @@ fn finding(trouble: &Trouble, audit: &Audit) -> Finding {
             Finding::warning("increment", message + "; the next incremental backup does without", TAKE)
         }
         TroubleKind::SmallFile => Finding::note("small_file", message + "; no restore needs it"),
+        TroubleKind::Dump => Finding::error("dump", message, "walkeep dump"),
         TroubleKind::Stray => Finding::note("stray", message + "; nothing reads it"),
     }
 }

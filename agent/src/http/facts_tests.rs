@@ -138,6 +138,7 @@ pub(in crate::http) fn everything() -> Facts {
         gaps: vec![Gap { timeline: timeline(1), from_lsn: Lsn(0x300_0000), to_lsn: Lsn(0x400_0000) }],
         forks: vec![(timeline(2), Lsn(0x680_0000))],
         tails: vec![Tail { timeline: timeline(2), from: Lsn(0x800_0000), to: Lsn(0x900_0000), objects: 3 }],
+        dumps: (3, Some(ago(hour / 2))),
         drills: LastDrills {
             last_drill: Some(drill(Verdict::Failed, 2 * hour)),
             last_passed_drill: Some(drill(Verdict::Passed, 2 * day)),

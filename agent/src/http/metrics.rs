@@ -125,6 +125,12 @@ metrics! {
         "Bytes of the cluster's files in it.";
     BACKUP_STORED = "walkeep_last_backup_stored_bytes", Gauge, ["kind"],
         "Bytes that it has added to the repository.";
+    DUMPS = "walkeep_dumps", Gauge, [],
+        "Logical backups in the repository.";
+    DUMP_TIME = "walkeep_last_dump_time_seconds", Gauge, [],
+        "When the newest logical backup began.";
+    DUMP_AGE = "walkeep_last_dump_age_seconds", Gauge, [],
+        "How long ago that is.";
     WINDOW_FROM_LSN = "walkeep_window_from_lsn_bytes", Gauge, ["timeline"],
         "Where the newest recovery window of the timeline begins, as a position in bytes.";
     WINDOW_TO_LSN = "walkeep_window_to_lsn_bytes", Gauge, ["timeline"],
@@ -272,6 +278,11 @@ fn repository(out: &mut Exposition, found: Option<&RepositoryFacts>, now: Timest
     newest(&BACKUP_TOOK, &|backup| since(backup.started_at, backup.finished_at));
     newest(&BACKUP_SIZE, &|backup| backup.size_bytes as f64);
     newest(&BACKUP_STORED, &|backup| backup.stored_bytes as f64);
+
+    out.metric(&DUMPS).one(found.map(|found| found.dumps.0));
+    let last = found.and_then(|found| found.dumps.1);
+    out.metric(&DUMP_TIME).one(last.map(seconds));
+    out.metric(&DUMP_AGE).one(last.map(|last| since(last, now)));
 
     let windows = found.map(newest_windows).unwrap_or_default();
     let mut of_windows = |metric: &'static Metric, value: &dyn Fn(&Window) -> Option<f64>| {

@@ -98,6 +98,8 @@ fn the_facts_are_in_the_samples() {
         ("walkeep_backups_unusable", 2.0),
         ("walkeep_last_backup_age_seconds{kind=\"incremental\"}", 3600.0),
         ("walkeep_last_backup_duration_seconds{kind=\"incremental\"}", 60.0),
+        ("walkeep_dumps", 3.0),
+        ("walkeep_last_dump_age_seconds", 1800.0),
         ("walkeep_window_to_lsn_bytes{timeline=\"2\"}", f64::from(0x900_0000)),
         ("walkeep_gaps", 1.0),
         ("walkeep_gap_bytes", f64::from(0x100_0000)),

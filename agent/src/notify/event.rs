@@ -14,6 +14,10 @@ pub enum EventKind {
     BackupDone,
     /// A backup that the agent took has failed.
     BackupFailed,
+    /// A scheduled logical backup is complete.
+    DumpDone,
+    /// A scheduled logical backup has failed.
+    DumpFailed,
     /// Retention could not be applied.
     ExpireFailed,
     /// A verification has found something, or could not be made.
@@ -52,8 +56,11 @@ impl EventKind {
     /// How much it matters.
     pub fn severity(self) -> Severity {
         match self {
-            Self::BackupDone | Self::DrillPassed | Self::ArchiveBack | Self::StreamBack => Severity::Info,
+            Self::BackupDone | Self::DumpDone | Self::DrillPassed | Self::ArchiveBack | Self::StreamBack => {
+                Severity::Info
+            }
             Self::BackupFailed
+            | Self::DumpFailed
             | Self::ExpireFailed
             | Self::VerifyFailed
             | Self::DrillFailed
@@ -69,6 +76,7 @@ impl EventKind {
     pub(super) fn ends(self) -> Option<EventKind> {
         match self {
             Self::BackupDone => Some(Self::BackupFailed),
+            Self::DumpDone => Some(Self::DumpFailed),
             Self::DrillPassed => Some(Self::DrillFailed),
             Self::ArchiveBack => Some(Self::ArchiveFailing),
             Self::StreamBack => Some(Self::StreamDown),
@@ -81,6 +89,8 @@ impl EventKind {
         Some(match (job, succeeded) {
             (Job::Full | Job::Incremental, true) => Self::BackupDone,
             (Job::Full | Job::Incremental, false) => Self::BackupFailed,
+            (Job::Dump, true) => Self::DumpDone,
+            (Job::Dump, false) => Self::DumpFailed,
             (Job::Drill, true) => Self::DrillPassed,
             (Job::Drill, false) => Self::DrillFailed,
             (Job::Expire, false) => Self::ExpireFailed,

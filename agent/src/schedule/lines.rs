@@ -87,6 +87,11 @@ pub(super) fn summary(job: Job, printed: &str) -> Option<String> {
             let stored = backup["stored_bytes"].as_u64()?;
             Some(format!("{}, {} stored", backup["label"].as_str()?, indicatif::HumanBytes(stored)))
         }
+        Job::Dump => {
+            let dump = json()?;
+            let stored = dump["stored_bytes"].as_u64()?;
+            Some(format!("{}, {} stored", dump["label"].as_str()?, indicatif::HumanBytes(stored)))
+        }
         // The last line is the sum.
         Job::Expire => printed.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned),
         Job::Verify | Job::VerifyDeep => {
@@ -131,6 +136,8 @@ mod tests {
     #[test]
     fn each_job_has_its_sum() {
         let backup = r#"{"label":"20261124T013015Z-full-1a2b3c","stored_bytes":2048}"#;
+        let dump = r#"{"label":"20261124T013015Z-dump-1a2b3c","stored_bytes":2048}"#;
+        assert_eq!(summary(Job::Dump, dump).unwrap(), "20261124T013015Z-dump-1a2b3c, 2.00 KiB stored");
         assert_eq!(summary(Job::Full, backup).unwrap(), "20261124T013015Z-full-1a2b3c, 2.00 KiB stored");
         assert_eq!(
             summary(Job::Expire, "cluster main\n  stays  x\n  1 KiB freed\n\n").unwrap(),

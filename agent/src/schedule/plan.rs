@@ -117,6 +117,7 @@ impl Schedule {
         let expressions = [
             (Job::Full, &config.full),
             (Job::Incremental, &config.incremental),
+            (Job::Dump, &config.dump),
             (Job::Expire, &config.expire),
             (Job::Verify, &config.verify),
             (Job::VerifyDeep, &config.verify_deep),
@@ -231,6 +232,7 @@ mod tests {
             Job::Expire => &mut config.expire,
             Job::Verify => &mut config.verify,
             Job::VerifyDeep => &mut config.verify_deep,
+            Job::Dump => &mut config.dump,
             Job::Drill => &mut config.drill,
         };
         *key = Some(text.to_owned());

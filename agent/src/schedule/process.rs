@@ -102,6 +102,7 @@ fn verb(job: Job) -> &'static [&'static str] {
     match job {
         Job::Full => &["backup", "--full", "--json"],
         Job::Incremental => &["backup", "--incremental", "--json"],
+        Job::Dump => &["dump", "--json"],
         Job::Expire => &["expire"],
         Job::Verify => &["verify", "--json"],
         Job::VerifyDeep => &["verify", "--deep", "--json"],

@@ -27,6 +27,7 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
         ("retention", old.retention != new.retention),
         ("backup", old.backup != new.backup),
         ("drill", old.drill != new.drill),
+        ("dump", old.dump != new.dump),
     ];
     let later = [
         ("repository", old.repository != new.repository),

@@ -5,6 +5,7 @@
 //! uses it.
 
 mod backup;
+mod dump;
 mod error;
 mod keys;
 mod log;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use backup::{BackupConfig, BackupSource, ReadRate, TakeFrom, UploadRate};
+pub use dump::{DumpConfig, DumpFormat, DumpRetention};
 pub use error::ConfigError;
 pub use log::{LogConfig, LogLevel};
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
@@ -70,6 +72,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[drill]`
     pub drill: DrillConfig,
+    /// `[dump]`
+    pub dump: DumpConfig,
     /// `[http]`
     pub http: HttpConfig,
 }
@@ -329,6 +333,7 @@ impl fmt::Debug for Config {
             .field("notify.command", &self.notify.command)
             .field("log", &self.log)
             .field("drill", &self.drill)
+            .field("dump", &self.dump)
             .field("http", &self.http)
             .finish()
     }

@@ -86,6 +86,7 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
             database: reader.text("drill.database")?.unwrap_or(drill.database),
             settings: reader.settings("drill.settings")?,
         },
+        dump: super::dump::read(&reader)?,
         http: HttpConfig {
             // The section alone asks for the page.
             listen: reader.listen("http.listen")?.or(reader.has("http").then_some(DEFAULT_LISTEN)),
@@ -104,7 +105,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::keys::{KEYS, SECRET};
-    use super::super::{BackupSource, LogLevel, ReadRate, Retention, TakeFrom, UploadRate};
+    use super::super::{
+        BackupSource, DumpFormat, DumpRetention, LogLevel, ReadRate, Retention, TakeFrom, UploadRate,
+    };
     use super::*;
 
     const FULL: &str = r#"
@@ -156,6 +159,7 @@ grace = "2d"
 [schedule]
 full = "0 2 * * 0"
 incremental = "0 2 * * 1-6"
+dump = "0 3 * * *"
 expire = "0 4 * * *"
 verify = "0 5 * * *"
 verify_deep = "0 5 * * 0"
@@ -180,6 +184,19 @@ amcheck = false
 sql = ["SELECT true"]
 database = "app"
 settings = { shared_preload_libraries = "timescaledb" }
+
+[dump]
+postgres = "host=db1 user=dumper"
+databases = ["shop"]
+globals = false
+role_passwords = false
+format = "directory"
+jobs = 4
+exclude_tables = ["public.log*"]
+scratch = "/srv/dumps"
+bindir = "/opt/pg/bin"
+keep = 7
+window = "30d"
 
 [http]
 listen = "127.0.0.1:9188"
@@ -238,6 +255,14 @@ refresh = "2m"
         assert_ne!(read.stream, default.stream);
         assert!(read.storage.kms_key.is_some() && read.storage.ca_file.is_some());
         assert!(read.drill.scratch != default.drill.scratch && read.drill.bindir.is_some());
+        let dump = &read.dump;
+        assert!(dump.postgres.is_some() && dump.scratch.is_some() && dump.bindir.is_some());
+        assert!(!dump.globals && !dump.role_passwords && dump.jobs == 4 && dump.exclude_tables.len() == 1);
+        assert_eq!(
+            (dump.databases.as_slice(), dump.format),
+            (&["shop".to_owned()][..], DumpFormat::Directory)
+        );
+        assert_eq!(dump.retention, DumpRetention { keep: Some(7), window: Some(30 * DAY) });
     }
 
     #[test]

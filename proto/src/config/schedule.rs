@@ -15,6 +15,8 @@ pub struct ScheduleConfig {
     pub full: Option<String>,
     /// `incremental`: incremental backups.
     pub incremental: Option<String>,
+    /// `dump`: logical backups, as `[dump]` says.
+    pub dump: Option<String>,
     /// `expire`: retention is applied.
     pub expire: Option<String>,
     /// `verify`: is everything there that is needed, by names, sizes and manifests.
@@ -36,6 +38,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<ScheduleConfig, ConfigError> {
     Ok(ScheduleConfig {
         full: reader.cron("schedule.full")?,
         incremental: reader.cron("schedule.incremental")?,
+        dump: reader.cron("schedule.dump")?,
         expire: reader.cron("schedule.expire")?,
         verify: reader.cron("schedule.verify")?,
         verify_deep: reader.cron("schedule.verify_deep")?,

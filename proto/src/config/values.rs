@@ -14,8 +14,8 @@ use super::{ConfigError, Retention};
 
 /// The longest path of a Unix socket on Linux, without the closing zero.
 const MAX_SOCKET_PATH: usize = 107;
-/// So many statements, and settings, may a drill have.
-const MOST_OF_A_DRILL: usize = 100;
+/// So many entries may a list of statements, names or settings have.
+const MOST_TEXTS: usize = 100;
 /// S3's limits for tags: how many, and characters of a name and of a value.
 const MAX_TAGS: (usize, usize, usize) = (10, 128, 256);
 
@@ -241,6 +241,15 @@ impl<'a> Reader<'a> {
 
     /// Statements of SQL.
     pub(super) fn statements(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {
+        self.texts(key, "statements such as [\"SELECT count(*) > 0 FROM orders\"]")
+    }
+
+    /// Names, or patterns of names.
+    pub(super) fn names(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {
+        self.texts(key, "names such as [\"shop\", \"billing\"]")
+    }
+
+    fn texts(&self, key: &'static str, what: &str) -> Result<Vec<String>, ConfigError> {
         let Some(found) = self.find(key) else { return Ok(Vec::new()) };
         let statement = |value: &Spanned<DeValue<'_>>| {
             let text = value.get_ref().as_str()?;
@@ -248,11 +257,9 @@ impl<'a> Reader<'a> {
         };
         let entries =
             found.get().as_array().and_then(|array| array.iter().map(statement).collect::<Option<Vec<_>>>());
-        entries.filter(|entries| entries.len() <= MOST_OF_A_DRILL).ok_or_else(|| {
-            found.refuse(format!(
-                "a list of statements such as [\"SELECT count(*) > 0 FROM orders\"] is expected, at most {MOST_OF_A_DRILL}"
-            ))
-        })
+        entries
+            .filter(|entries| entries.len() <= MOST_TEXTS)
+            .ok_or_else(|| found.refuse(format!("a list of {what} is expected, at most {MOST_TEXTS}")))
     }
 
     /// Settings of a server, by their names.
@@ -268,7 +275,7 @@ impl<'a> Reader<'a> {
             };
             table.iter().map(setting).collect()
         });
-        settings.filter(|settings| settings.len() <= MOST_OF_A_DRILL).ok_or_else(|| {
+        settings.filter(|settings| settings.len() <= MOST_TEXTS).ok_or_else(|| {
             found.refuse(
                 "a table of settings such as { shared_preload_libraries = \"timescaledb\" } is expected",
             )

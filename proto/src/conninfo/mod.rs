@@ -8,6 +8,7 @@
 
 mod build;
 mod env;
+mod environment;
 mod keywords;
 mod passfile;
 mod service;

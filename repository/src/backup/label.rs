@@ -57,11 +57,11 @@ pub struct BackupLabel(String);
 pub struct LabelError(String);
 
 /// How the time is written: 16 characters.
-const TIME_FORMAT: &str = "%Y%m%dT%H%M%SZ";
-const TIME_LENGTH: usize = 16;
+pub(crate) const TIME_FORMAT: &str = "%Y%m%dT%H%M%SZ";
+pub(crate) const TIME_LENGTH: usize = 16;
 
 /// The last second that four digits of a year can tell.
-const LAST_SECOND: i64 = 253_402_300_799;
+pub(crate) const LAST_SECOND: i64 = 253_402_300_799;
 
 impl BackupLabel {
     /// A label for a backup that begins now. It is later than `last` even if the clock stands or runs back.
@@ -94,7 +94,7 @@ impl BackupLabel {
 }
 
 /// Reads exactly what [`TIME_FORMAT`] writes.
-fn parse_time(text: &str) -> Option<Timestamp> {
+pub(crate) fn parse_time(text: &str) -> Option<Timestamp> {
     let number = |from: usize, to: usize| -> Option<i64> {
         let digits = text.get(from..to)?;
         digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()

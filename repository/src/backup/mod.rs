@@ -14,7 +14,7 @@
 
 mod commit;
 mod generation;
-mod label;
+pub(crate) mod label;
 mod names;
 mod running;
 mod streamed;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BackupLabel, Member, folder, newest};
 use crate::error::OrAbsent;
-use crate::{Branch, Error, Kind, ObjectInfo, Result, WriterId};
+use crate::{Branch, Error, Key, Kind, ObjectInfo, Result, WriterId};
 
 /// A backup that gave no sign of life for so long, by the store's clock, is taken for dead.
 pub const SILENCE: Duration = Duration::from_secs(600);
@@ -61,14 +61,18 @@ impl Branch {
 
     /// A sign of life of a running backup.
     pub async fn heartbeat(&self, label: &BackupLabel) -> Result<()> {
-        let backup = folder().child(label);
+        self.sign_of_life(&folder().child(label)).await
+    }
+
+    /// Writes `alive-<time>` into a folder, and removes those before it.
+    pub(crate) async fn sign_of_life(&self, folder: &Key) -> Result<()> {
         // The time only makes the name new; what counts is when the store says that it was written.
-        let name = backup.child(format_args!("alive-{}", Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ")));
+        let name = folder.child(format_args!("alive-{}", Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ")));
         self.put_sealed(self.header(Kind::Alive, &name), Bytes::new()).await?;
         // The signs before this one have done their work. Whoever may not delete leaves them; `expire` sweeps
         // them.
         let current = self.key(&name);
-        for sign in self.store().list_starting(&self.key(&backup), "alive-").await? {
+        for sign in self.store().list_starting(&self.key(folder), "alive-").await? {
             if sign.key < current && self.store().delete(&sign.key).await.is_err() {
                 break;
             }

@@ -9,6 +9,7 @@
 
 pub mod compaction;
 mod condemned;
+mod dumps;
 mod keep;
 mod needed;
 mod plan;
@@ -18,6 +19,7 @@ mod sweep;
 
 pub use compaction::{Compacted, Compaction};
 pub use condemned::Condemned;
+pub use dumps::{DumpReason, DumpVerdict};
 pub use keep::{Keep, KeepError};
 pub use plan::{Plan, Removal, Why};
 pub use policy::{Reason, Verdict};

@@ -5,16 +5,18 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::config::Retention;
+use proto::config::{DumpRetention, Retention};
 use proto::wal::{SegmentName, WalFile};
 use proto::{Lsn, TimelineId};
 
+use super::dumps::{self, DumpVerdict};
 use super::keep::is_due;
 use super::needed::needed;
 use super::policy::{Case, Verdict, judge};
 use super::{Condemned, Survey};
 use crate::backup::{BackupLabel, Member, SILENCE, parse_member};
 use crate::catalogue::Coverage;
+use crate::dump::DumpLabel;
 use crate::pack::PackName;
 use crate::run::{Job, RunName};
 use crate::store::Leftover;
@@ -49,6 +51,14 @@ pub enum Why {
     OldEpoch(Epoch),
     /// A record of a scheduled job that newer ones have replaced.
     OldRun,
+    /// What makes a dump exist that retention keeps no longer.
+    Dump(DumpLabel),
+    /// What lies beside that.
+    BesideDump(DumpLabel),
+    /// A sign of life of a dump that is complete.
+    OldDumpSign(DumpLabel),
+    /// A dump that was cut off.
+    CutOffDump(DumpLabel),
 }
 
 impl fmt::Display for Why {
@@ -68,6 +78,9 @@ impl fmt::Display for Why {
             }
             Why::OldEpoch(_) => f.write_str("this epoch is over"),
             Why::OldRun => f.write_str("newer runs of this scheduled job are recorded"),
+            Why::Dump(label) | Why::BesideDump(label) => write!(f, "retention does not keep dump {label}"),
+            Why::OldDumpSign(label) => write!(f, "dump {label} is complete and needs no sign of life"),
+            Why::CutOffDump(label) => write!(f, "dump {label} was cut off"),
         }
     }
 }
@@ -92,6 +105,8 @@ pub struct Removal {
 pub struct Plan {
     /// Oldest backup first.
     pub verdicts: Vec<Verdict>,
+    /// Oldest dump first.
+    pub dumps: Vec<DumpVerdict>,
     /// In the order in which they are deleted.
     pub removals: Vec<Removal>,
     /// Files of uploads that were interrupted. Nobody writes to them any more, so they need not be condemned.
@@ -105,8 +120,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Decides what goes.
+    /// Decides what goes; of dumps nothing but what was cut off.
     pub fn new(survey: &Survey, retention: Option<Retention>, grace: Duration) -> Self {
+        Self::with_dumps(survey, retention, DumpRetention::default(), grace)
+    }
+
+    /// Decides what goes, of dumps as well.
+    pub fn with_dumps(
+        survey: &Survey,
+        retention: Option<Retention>,
+        dumps: DumpRetention,
+        grace: Duration,
+    ) -> Self {
         let finished = survey.finished();
         let (broken, doubt) = (survey.without_packs(), survey.doubt());
         let case = Case {
@@ -119,6 +144,7 @@ impl Plan {
             now: survey.now,
         };
         let (verdicts, horizon) = judge(&case, retention);
+        let is_doubtful = doubt.is_some();
         let (at_work, cut_off) = survey.incomplete();
         let mut planner =
             Planner { survey, at_work, cut_off, reasons: Vec::new(), held_back: Vec::from_iter(doubt) };
@@ -128,6 +154,8 @@ impl Plan {
         planner.packs(&kept);
         planner.wal(&kept, horizon);
         planner.runs();
+        let (dumps, removals) = dumps::judge(survey, dumps, is_doubtful);
+        planner.reasons.extend(removals);
         let Planner { mut reasons, held_back, .. } = planner;
         reasons.sort_by(|a, b| (&a.1, &a.0.key).cmp(&(&b.1, &b.0.key)));
         let removal = |(object, why): (&ObjectInfo, Why)| {
@@ -139,7 +167,7 @@ impl Plan {
         let silence = i64::try_from(grace.max(SILENCE).as_secs()).unwrap_or(i64::MAX);
         let is_silent = |file: &&Leftover| survey.now.duration_since(file.modified).as_secs() >= silence;
         let interrupted = survey.uploads.iter().filter(is_silent).cloned().collect();
-        Plan { verdicts, removals, interrupted, held_back, grace, now: survey.now }
+        Plan { verdicts, dumps, removals, interrupted, held_back, grace, now: survey.now }
     }
 
     /// What is condemned once this plan is made known.

@@ -11,6 +11,7 @@ use super::condemned::{self, Condemned};
 use super::keep::Keep;
 use crate::backup::{BackupLabel, BackupRef, Generation, Member, SILENCE, parse_member};
 use crate::catalogue::{Inventory, UnreadableBackup};
+use crate::dump::{DumpLabel, Dumps};
 use crate::pack::PackName;
 use crate::store::Leftover;
 use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
@@ -37,6 +38,10 @@ pub struct Survey {
     /// The packs that older generations name of backups which running ones are compared with; `None` if that cannot be
     /// told. Such a backup may have begun with an older one, and will name its packs.
     pub older: BTreeMap<BackupRef, Option<BTreeSet<PackName>>>,
+    /// All logical backups, the condemned ones too. Listed after `objects`.
+    pub dumps: Dumps,
+    /// Logical backups that somebody is at work on.
+    pub running_dumps: BTreeSet<DumpLabel>,
     /// What earlier runs have condemned.
     pub condemned: Condemned,
 }
@@ -62,6 +67,10 @@ impl Survey {
             let intent = branch.read_intent(&backup.label).await?;
             running.insert(backup.label, intent.and_then(|intent| intent.parent));
         }
+        let is_running = |at: Timestamp| now.duration_since(at).as_secs() < SILENCE.as_secs() as i64;
+        let unfinished = branch.unfinished_dumps().await?.into_iter();
+        let running_dumps = unfinished.filter(|(_, at)| is_running(*at)).map(|(label, _)| label).collect();
+        let dumps = Dumps::of(branch, branch.all_dumps().await?).await?;
         // After the running ones: one that is finished meanwhile is among these.
         let backups = branch.all_backups().await?;
         let generations: BTreeMap<BackupLabel, Generation> =
@@ -106,7 +115,20 @@ impl Survey {
         for (label, marks) in marks {
             keeps.extend(branch.read_keep(&marks).await?.map(|keep| (label, keep)));
         }
-        Ok(Self { now, objects, uploads, inventory, generations, packs, keeps, running, older, condemned })
+        Ok(Self {
+            now,
+            objects,
+            uploads,
+            inventory,
+            generations,
+            packs,
+            keeps,
+            running,
+            older,
+            dumps,
+            running_dumps,
+            condemned,
+        })
     }
 
     /// Backups without a manifest: those that somebody is at work on, and those that were cut off.

@@ -10,6 +10,7 @@ use super::condemned::folder;
 use super::plan::{Plan, Removal, Why};
 use super::survey::Survey;
 use crate::backup::{BackupLabel, Member, parse_member};
+use crate::dump::DumpLabel;
 use crate::pack::PackName;
 use crate::{Branch, Error, FragmentName, JournalName, Key, ObjectInfo, Result};
 
@@ -71,6 +72,7 @@ impl Branch {
                 older_stay |= !is_gone && matches!(removal.why, Why::OldGeneration(_));
             }
         }
+        sweep.dumps(plan).await?;
         // A look at what has happened meanwhile. From here on no manifest goes, so nothing can come to need what goes now but
         // what is new since the survey.
         if self.condemned().await? != condemned || self.has_news(survey).await? {
@@ -151,6 +153,13 @@ fn manifest_of(why: &Why) -> Option<&BackupLabel> {
     }
 }
 
+fn dump_of(why: &Why) -> Option<&DumpLabel> {
+    match why {
+        Why::Dump(label) => Some(label),
+        _ => None,
+    }
+}
+
 struct Sweep<'a> {
     branch: &'a Branch,
     swept: Swept,
@@ -171,6 +180,25 @@ impl Sweep<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Of a dump that goes first what makes it exist, then its files. Nothing else needs them.
+    async fn dumps(&mut self, plan: &Plan) -> Result<()> {
+        let due = |of: fn(&Why) -> bool| plan.removals.iter().filter(move |r| r.is_due && of(&r.why));
+        let whole = plan.removals.iter().filter(|removal| matches!(removal.why, Why::Dump(_)));
+        let mut staying: BTreeSet<&DumpLabel> = whole.filter_map(|removal| dump_of(&removal.why)).collect();
+        for removal in due(|why| matches!(why, Why::Dump(_))) {
+            if let (Some(label), true) = (dump_of(&removal.why), self.delete(removal).await?) {
+                staying.remove(label);
+            }
+        }
+        for removal in due(|why| matches!(why, Why::BesideDump(_) | Why::OldDumpSign(_) | Why::CutOffDump(_)))
+        {
+            if !matches!(&removal.why, Why::BesideDump(label) if staying.contains(label)) {
+                self.delete(removal).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Fragments and journals go when their segment has been read back whole, and has the very bytes that they hold.

@@ -53,6 +53,10 @@ pub enum Kind {
     Keep,
     /// What is going to be deleted.
     Condemned,
+    /// A logical backup is complete.
+    Dump,
+    /// A file of a logical backup.
+    DumpFile,
 }
 
 impl Kind {
@@ -72,8 +76,11 @@ impl Kind {
             | Self::Drill
             | Self::Run
             | Self::Keep
-            | Self::Condemned => Audience::Metadata,
-            Self::Segment | Self::Fragment | Self::Journal | Self::Partial | Self::Pack => Audience::Content,
+            | Self::Condemned
+            | Self::Dump => Audience::Metadata,
+            Self::Segment | Self::Fragment | Self::Journal | Self::Partial | Self::Pack | Self::DumpFile => {
+                Audience::Content
+            }
         }
     }
 }

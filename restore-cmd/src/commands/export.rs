@@ -6,13 +6,13 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use indicatif::{HumanBytes, HumanDuration};
 use jiff::Timestamp;
-use proto::config::Config;
+use proto::config::{Config, DumpFormat};
 use proto::conninfo::ConnInfo;
 use proto::{Lsn, TimelineId};
 use repository::Branch;
 use repository::backup::BackupLabel;
 use repository::catalogue::Inventory;
-use restore::export::{Dump, Format, Goal, Wish, load_into, select};
+use restore::export::{Dump, Goal, Wish, load_into, select};
 use restore::plan::RecoveryTarget;
 use restore::prepare::open_branch;
 use restore::program::{GlobalArgs, Interrupt, TargetArgs, failure, load};
@@ -41,9 +41,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     goal: GoalArgs,
 
-    /// What pg_dump writes
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, conflicts_with = "to_connection")]
-    format: Format,
+    /// What pg_dump writes: custom, directory, plain or tar
+    #[arg(long, value_name = "FORMAT", default_value_t, conflicts_with = "to_connection")]
+    format: DumpFormat,
 
     /// Put it under the name of another schema, such as one that lies beside the living tables
     #[arg(long = "as", value_name = "SCHEMA")]
@@ -126,7 +126,7 @@ struct Exported {
 pub(crate) fn run(global: &GlobalArgs, args: &Args) -> Result<()> {
     become_user(args.copy.run_as())?;
     let config = load(global)?;
-    if args.no_owner && args.goal.output.is_some() && args.format != Format::Plain {
+    if args.no_owner && args.goal.output.is_some() && args.format != DumpFormat::Plain {
         return Err(failure(
             "an archive always knows the owners: pg_restore leaves them out when it is loaded",
             "leave out --no-owner, and give it to pg_restore",

@@ -5,6 +5,6 @@ mod dump;
 mod goal;
 mod select;
 
-pub use dump::{Dump, Format, load_into};
+pub use dump::{Dump, load_into};
 pub use goal::Goal;
 pub use select::{Selection, Wish, select};

@@ -25,6 +25,7 @@ use repository::catalogue::Lineage;
 use repository::manifest::{EXTERNAL_PREFIX, Entry};
 use serde::Serialize;
 
+pub(crate) use choose::refuse;
 pub use choose::{Choice, Refusal, Seen, check_time, choose, last_moment};
 pub use content::Content;
 pub use estimate::Estimate;

@@ -3,11 +3,13 @@
 mod load;
 mod logging;
 mod manual;
+pub(crate) mod output;
 mod progress;
 mod report;
 mod secret;
 mod signals;
 mod target;
+mod tool;
 
 use std::path::PathBuf;
 
@@ -16,11 +18,13 @@ use proto::config::ClusterName;
 pub use load::{config_file, load};
 pub use logging::{LogFormat, init_logging, set_log_level};
 pub use manual::{CompletionsArgs, ManArgs, completions, man};
+pub use output::free_bytes;
 pub use progress::Progress;
 pub use report::{Failure, failure, hint, report};
 pub use secret::no_password;
 pub use signals::Interrupt;
 pub use target::TargetArgs;
+pub use tool::{client, finish, last_words};
 
 /// The flags that every program takes.
 #[derive(clap::Args, Clone, Debug, Default)]

@@ -7,6 +7,15 @@ use anyhow::Result;
 
 use crate::program::failure;
 
+/// Whose version is that of all client programs beside it.
+const DUMPER: &str = "pg_dump";
+
+/// Where packages put the programs of one major version.
+const OF_PACKAGES: [&str; 3] = ["/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin", "/usr/local/pgsql-{}/bin"];
+
+/// So many major versions after a server's are looked for by the names of their folders.
+const NEWER: u32 = 10;
+
 /// The folder with the programs of one major version.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Binaries {
@@ -46,7 +55,47 @@ impl Binaries {
         ))
     }
 
-    /// The server's version, such as `15.18`.
+    /// Looks for the client programs: those of that major version, else of the next newer one; in `bindir` alone if that is
+    /// given, else where packages put them, where `pg_config` points, and in `PATH`.
+    ///
+    /// # Errors
+    /// There is none that knows that version. The message names the places, and the package.
+    pub fn clients(major: u32, bindir: Option<&Path>) -> Result<Self> {
+        let places = match bindir {
+            Some(bindir) => vec![bindir.to_owned()],
+            None => client_places(major),
+        };
+        let found = |folder: &PathBuf| {
+            let version = version(&folder.join(DUMPER))?;
+            Some(Self { folder: folder.clone(), version })
+        };
+        let found: Vec<Self> = places.iter().filter_map(found).collect();
+        let fitting = found.iter().filter_map(|found| {
+            let its = major_of(&found.version).filter(|its| *its >= major)?;
+            Some((its, found))
+        });
+        if let Some((_, nearest)) = fitting.min_by_key(|(its, _)| *its) {
+            return Ok(nearest.clone());
+        }
+        let others: Vec<String> =
+            found.iter().map(|found| format!("{} in {}", found.version, found.folder.display())).collect();
+        let found = match others.is_empty() {
+            true => {
+                let looked: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+                format!("looked for in {}", looked.join(", "))
+            }
+            false => format!("there is only {}, which does not know that version", others.join(", ")),
+        };
+        Err(failure(
+            format!("no {DUMPER} of PostgreSQL {major} or newer is on this computer: {found}"),
+            format!(
+                "install the client programs of PostgreSQL {major} (Debian: the package postgresql-client-{major}; Red Hat: \
+                 postgresql{major}), or name the folder with them with --bindir"
+            ),
+        ))
+    }
+
+    /// The version of the server, or of the client programs, such as `15.18`.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -84,10 +133,23 @@ fn places(major: u32) -> Vec<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .filter(|folder| folder.join("postgres").is_file())
         .for_each(&mut add);
-    for place in ["/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin", "/usr/local/pgsql-{}/bin"] {
+    for place in OF_PACKAGES {
         add(place.replace("{}", &major.to_string()).into());
     }
     add("/usr/local/pgsql/bin".into());
+    places
+}
+
+/// Packages first: what lies in `PATH` may be a wrapper that chooses a version by itself.
+fn client_places(major: u32) -> Vec<PathBuf> {
+    let of_packages = (major..=major + NEWER)
+        .flat_map(|major| OF_PACKAGES.map(|place| PathBuf::from(place.replace("{}", &major.to_string()))));
+    let mut places: Vec<PathBuf> = of_packages.collect();
+    places.push("/usr/local/pgsql/bin".into());
+    places.extend(words_of("pg_config".as_ref(), "--bindir").map(PathBuf::from));
+    places.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    places.retain(|folder| folder.join(DUMPER).is_file());
+    places.dedup();
     places
 }
 
@@ -105,7 +167,7 @@ fn version(postgres: &Path) -> Option<String> {
     Some(version.split_whitespace().next()?.to_owned())
 }
 
-/// 19 of `19devel`, too.
+/// The major version of a program: 15 of `15.18`, and 19 of `19devel`, too.
 fn major_of(version: &str) -> Option<u32> {
     let digits = version.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
@@ -124,6 +186,22 @@ mod tests {
             .unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         folder
+    }
+
+    #[test]
+    fn client_programs_may_be_newer_and_never_older() {
+        let folder = server("15.18");
+        std::fs::rename(folder.path().join("postgres"), folder.path().join("pg_dump")).unwrap();
+        for major in [13, 15] {
+            assert_eq!(Binaries::clients(major, Some(folder.path())).unwrap().version(), "15.18");
+        }
+        let error = Binaries::clients(16, Some(folder.path())).unwrap_err();
+        let told = format!("{error} {}", crate::program::hint(&error).unwrap_or_default());
+        for words in ["no pg_dump of PostgreSQL 16", "15.18 in", "postgresql-client-16"] {
+            assert!(told.contains(words), "{told}");
+        }
+        let empty = tempfile::tempdir().unwrap();
+        assert!(Binaries::clients(15, Some(empty.path())).unwrap_err().to_string().contains("looked for"));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(in crate::http) struct RepositoryFacts {
     pub(in crate::http) forks: Vec<(TimelineId, Lsn)>,
     /// What is there in fragments only.
     pub(in crate::http) tails: Vec<Tail>,
+    /// How many logical backups there are, and when the newest of them began.
+    pub(in crate::http) dumps: (usize, Option<Timestamp>),
     pub(in crate::http) drills: LastDrills,
     /// When the last drills began, and how they ended, oldest first.
     pub(in crate::http) drill_times: Vec<(Timestamp, Verdict)>,
@@ -51,19 +53,21 @@ pub(in crate::http) async fn look(
     let looking = async {
         let branch = repository.only_branch(cluster).await?;
         let inventory = Inventory::load(&branch).await?;
+        let dumps = branch.dumps().await?;
+        let dumps = (dumps.len(), dumps.last().map(|label| label.started()));
         let proofs = branch.proofs().await?;
         let drills = LastDrills::of(&branch, Timestamp::now()).await?;
         let last = proofs.len().saturating_sub(DRILLS);
         let drill_times = proofs[last..].iter().map(|proof| (proof.started_at, proof.verdict)).collect();
-        Ok(facts(&branch, cluster, &inventory, drills, drill_times))
+        Ok(facts((&branch, cluster), &inventory, dumps, drills, drill_times))
     };
     Box::pin(looking).await.map_err(|error: repository::Error| error.to_string())
 }
 
 fn facts(
-    branch: &Branch,
-    cluster: &ClusterName,
+    (branch, cluster): (&Branch, &ClusterName),
     inventory: &Inventory,
+    dumps: (usize, Option<Timestamp>),
     drills: LastDrills,
     drill_times: Vec<(Timestamp, Verdict)>,
 ) -> RepositoryFacts {
@@ -78,6 +82,7 @@ fn facts(
         gaps: listing.gaps,
         forks: inventory.timelines().iter().filter_map(forks).collect(),
         tails: tails(inventory),
+        dumps,
         drills,
         drill_times,
     }
