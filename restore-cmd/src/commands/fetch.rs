@@ -98,7 +98,10 @@ fn fetch(global: &GlobalArgs, args: &Args) -> Result<Found> {
 
 fn config(global: &GlobalArgs) -> Result<Config> {
     let mut config = load(global)?;
-    config.storage.retry_timeout = config.storage.retry_timeout.min(LONGEST_REQUEST);
+    // A directory is not asked again, and says so of a key that means nothing for it.
+    if !config.repository.as_deref().is_some_and(|url| url.starts_with("file:")) {
+        config.storage.retry_timeout = config.storage.retry_timeout.min(LONGEST_REQUEST);
+    }
     Ok(config)
 }
 
