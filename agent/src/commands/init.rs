@@ -22,6 +22,7 @@ const PROOF: Duration = Duration::from_secs(30);
 
 /// The arguments of `walkeep init`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
 pub struct InitArgs {
     /// Find the server of this machine, write the configuration file, and end with what `walkeep check` says. Run it as the
     /// server's operating system user
@@ -32,6 +33,20 @@ pub struct InitArgs {
     #[arg(long, requires = "quick")]
     apply: bool,
 }
+
+const MANUAL: &str = "\
+May be repeated at will: what is there already stays as it is, and is told. Needs a role that may replicate.
+
+Examples:
+  walkeep init                                      with the configuration that is there
+  walkeep init --quick --apply                      on the server's machine, as its own user: nothing else is needed
+  walkeep init --repository s3://backups/pg --cluster main --postgres 'host=db1 user=walkeep'
+
+With --quick the server is looked for in /var/run/postgresql, /run/postgresql and /tmp, or where PGHOST and PGPORT point. The file is \
+written to --config, else $WALKEEP_CONFIG, else /etc/walkeep/walkeep.toml, for its owner alone. An archive_command that somebody else \
+needs is never replaced. What check says does not count for the exit code.
+
+Exit codes: 0 all is there; 1 failed, and the message says what to do; 2 wrong usage.";
 
 /// Makes everything ready, and prints what only an administrator can do. May be repeated at will.
 pub async fn run(global: &GlobalArgs, args: InitArgs) -> anyhow::Result<ExitCode> {
