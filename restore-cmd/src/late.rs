@@ -66,7 +66,10 @@ pub async fn late_tablespaces(
         let content = match content {
             Ok(Some(content)) => content,
             Ok(None) => break,
-            Err(error) if error.is_transient() => return Err(error.into()),
+            // Without the key nothing else could be restored either.
+            Err(error) if error.is_transient() || matches!(error, repository::Error::Locked { .. }) => {
+                return Err(error.into());
+            }
             Err(error) => {
                 tracing::warn!("cannot look through the WAL from {}: {error:#}", number.start(size));
                 break;

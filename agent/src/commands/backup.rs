@@ -24,6 +24,7 @@ use crate::backup::{execute, local, native, plan, rivals};
 
 /// The arguments of `walkeep backup`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
 pub struct BackupArgs {
     /// Take everything, and share nothing with earlier backups
     #[arg(long, conflicts_with = "incremental")]
@@ -67,6 +68,19 @@ pub struct BackupArgs {
     #[arg(long)]
     json: bool,
 }
+
+const MANUAL: &str = "\
+With neither --full nor --incremental: incremental if there is a backup to build upon, else full; a line says which, and why. Whatever \
+its kind, a backup is restored by itself, in one pass. It counts when its manifest is stored, and with it all WAL from its start to its \
+end; one that was cut off is no backup, and is swept later.
+
+Examples:
+  walkeep backup
+  walkeep backup --full --label-note 'before the upgrade'
+  walkeep backup --from prefer-standby --max-rate 50MiB
+  walkeep backup --source local                     reads the files beside the server
+
+Exit codes: 0 the backup is in the repository; 1 there is none; 2 wrong usage.";
 
 /// How to find what has changed since the parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -55,13 +55,13 @@ pub struct DrillArgs {
 }
 
 const MANUAL: &str = "\
-What happens: the backup is restored into a directory of its own, walkeep-scratch-… below --scratch, all tablespaces
-included. PostgreSQL of the same major version is started on it, and recovers to the target. Then every relation of every
-database is read to its last value; pg_amcheck looks at tables and indexes; your own statements are run. At the end everything
+What happens: the backup is restored into a directory of its own, walkeep-scratch-… below --scratch, all tablespaces \
+included. PostgreSQL of the same major version is started on it, and recovers to the target. Then every relation of every \
+database is read to its last value; pg_amcheck looks at tables and indexes; your own statements are run. At the end everything \
 is removed, and the proof is stored in the repository, also if the drill failed: `walkeep list` and `walkeep status` show it.
 
-The copy cannot harm the original: it listens on no network address, only on a Unix socket in its own directory; it does not
-archive, wait for standbys, or take up subscriptions; and it does not read the lost server's configuration, but has settings
+The copy cannot harm the original: it listens on no network address, only on a Unix socket in its own directory; it does not \
+archive, wait for standbys, or take up subscriptions; and it does not read the lost server's configuration, but has settings \
 of its own. What your data needs besides, such as shared_preload_libraries, goes into --setting or `settings` of [drill].
 
 If a drill is killed, the next one ends its server and removes its directory.

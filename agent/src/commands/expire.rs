@@ -19,6 +19,7 @@ use super::list::clock;
 
 /// The arguments of `walkeep expire`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
 pub struct ExpireArgs {
     /// Change nothing: show what stays and why, what would be condemned, and what would be deleted
     #[arg(long)]
@@ -28,6 +29,17 @@ pub struct ExpireArgs {
     #[arg(long)]
     json: bool,
 }
+
+const MANUAL: &str = "\
+What no backup to keep needs is condemned first, and deleted by a later run, when the grace period has passed and nobody has come to need \
+it since. `walkeep keep LABEL` takes a condemned backup back. It needs the repository only, and may run on another machine: the \
+database's host then needs no right to delete.
+
+Examples:
+  walkeep expire --dry-run                          what stays and why, what would go
+  walkeep expire
+
+Exit codes: 0; 1 failed: nothing that is needed was touched; 2 wrong usage.";
 
 /// Needs the repository only, with the right to delete; so it can run elsewhere than on the database's host.
 pub async fn run(global: &GlobalArgs, args: ExpireArgs) -> anyhow::Result<ExitCode> {

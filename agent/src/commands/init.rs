@@ -22,6 +22,7 @@ const PROOF: Duration = Duration::from_secs(30);
 
 /// The arguments of `walkeep init`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
 pub struct InitArgs {
     /// Find the server of this machine, write the configuration file, and end with what `walkeep check` says. Run it as the
     /// server's operating system user
@@ -32,6 +33,20 @@ pub struct InitArgs {
     #[arg(long, requires = "quick")]
     apply: bool,
 }
+
+const MANUAL: &str = "\
+May be repeated at will: what is there already stays as it is, and is told. Needs a role that may replicate.
+
+Examples:
+  walkeep init                                      with the configuration that is there
+  walkeep init --quick --apply                      on the server's machine, as its own user: nothing else is needed
+  walkeep init --repository s3://backups/pg --cluster main --postgres 'host=db1 user=walkeep'
+
+With --quick the server is looked for in /var/run/postgresql, /run/postgresql and /tmp, or where PGHOST and PGPORT point. The file is \
+written to --config, else $WALKEEP_CONFIG, else /etc/walkeep/walkeep.toml, for its owner alone. An archive_command that somebody else \
+needs is never replaced. What check says does not count for the exit code.
+
+Exit codes: 0 all is there; 1 failed, and the message says what to do; 2 wrong usage.";
 
 /// Makes everything ready, and prints what only an administrator can do. May be repeated at will.
 pub async fn run(global: &GlobalArgs, args: InitArgs) -> anyhow::Result<ExitCode> {
@@ -56,12 +71,12 @@ async fn set_up(global: &GlobalArgs) -> anyhow::Result<Ready> {
     let config = restore::program::load(global)?;
     let url = repository_url(&config)?;
     let info = conninfo(&config)?;
-    let sql = Sql::connect(&info).await?;
+    let sql = Sql::connect(&info).await.map_err(|error| let_in(error, &info))?;
     let facts = sql.facts().await?;
     // Asked before the replication connection is tried: the server's own messages would not say what to do.
     facts.check_wal_level()?;
     facts.check_replication_role()?;
-    let mut replication = connect(&info).await?;
+    let mut replication = connect(&info).await.map_err(|error| let_in(error, &info))?;
     let identity = replication.identify_system().await?;
     let segment_size = replication.segment_size().await?;
     let version = replication.server_version();
@@ -82,6 +97,27 @@ async fn set_up(global: &GlobalArgs) -> anyhow::Result<Ready> {
         slot(&config, &sql, &mut replication).await?;
     }
     Ok(Ready { config, info, facts, sql })
+}
+
+/// Where pg_hba.conf keeps us out: says which lines let us in.
+fn let_in(error: anyhow::Error, info: &ConnInfo) -> anyhow::Error {
+    let said = format!("{error:#}");
+    match keeps_out(&said) {
+        true => failure(
+            said,
+            format!(
+                "put these lines into pg_hba.conf, above all others, have the server read them (SELECT pg_reload_conf()), \
+                 and run this again:\n\n{}",
+                hba_line(&info.user, info, ProcessEnv.user().as_deref())
+            ),
+        ),
+        false => error,
+    }
+}
+
+/// Whether a server's message says that pg_hba.conf keeps us out.
+pub(crate) fn keeps_out(message: &str) -> bool {
+    message.contains("pg_hba.conf") || message.contains("eer authentication failed")
 }
 
 /// From a running server and nothing else to one that is set up.
@@ -249,7 +285,7 @@ fn advice(config: &Config, facts: &Facts, info: &ConnInfo, line: &CommandLine) -
             "# Once `walkeep run` is streaming. From then on a commit waits until the repository has it:\n";
         text += "# synchronous_standby_names = 'walkeep'\n";
     }
-    text += "\nand, if `walkeep` is not let in already, this one into pg_hba.conf:\n\n";
+    text += "\nand, if the role is not let in already, these into pg_hba.conf, above all others (the first that fits counts):\n\n";
     text += &hba_line(&facts.role, info, line.user.as_deref());
     text +=
         "\nThen reload the server (SELECT pg_reload_conf()), start `walkeep run`, and take a first backup:\n";
@@ -257,19 +293,21 @@ fn advice(config: &Config, facts: &Facts, info: &ConnInfo, line: &CommandLine) -
     text
 }
 
-/// The line that lets the role replicate. Where the role is not named as the system's user that asks for it, the line
+/// The lines that let the role in, and replicate. Where the role is not named as the system's user that asks for it, the line
 /// for pg_ident.conf that says who may be whom belongs to it.
 pub(crate) fn hba_line(role: &str, info: &ConnInfo, user: Option<&str>) -> String {
     let quoted = identifier(role);
+    // Backups look at the databases as well; and `all` does not include replication.
+    let lines = |kind: &str, ending: &str| {
+        format!("{kind}   all           {quoted}   {ending}\n{kind}   replication   {quoted}   {ending}\n")
+    };
     let unix = info.hosts.iter().all(|host| matches!(host.address, Address::Unix(_)));
     match user.filter(|user| *user != role) {
-        _ if !unix => {
-            format!("host   replication   {quoted}   <address of this machine>/32   scram-sha-256\n")
-        }
-        None => format!("local   replication   {quoted}   peer\n"),
+        _ if !unix => lines("host", "<address of this machine>/32   scram-sha-256"),
+        None => lines("local", "peer"),
         Some(user) => format!(
-            "local   replication   {quoted}   peer map=walkeep\n\nand this one into pg_ident.conf:\n\n\
-             walkeep   {user}   {quoted}\n"
+            "{}\nand this one into pg_ident.conf:\n\nwalkeep   {user}   {quoted}\n",
+            lines("local", "peer map=walkeep")
         ),
     }
 }
@@ -302,7 +340,9 @@ mod tests {
     #[test]
     fn a_role_that_is_not_named_as_the_user_needs_a_map() {
         let info = ConnInfo::resolve("host=/run/postgresql user=walkeep dbname=postgres").unwrap();
-        assert_eq!(hba_line("walkeep", &info, Some("walkeep")), "local   replication   \"walkeep\"   peer\n");
+        let plain = hba_line("walkeep", &info, Some("walkeep"));
+        assert!(plain.contains("local   replication   \"walkeep\"   peer\n"), "{plain}");
+        assert!(plain.starts_with("local   all           \"walkeep\"   peer\n"), "{plain}");
         let mapped = hba_line("walkeep", &info, Some("postgres"));
         assert!(mapped.contains("peer map=walkeep") && mapped.contains("walkeep   postgres   \"walkeep\""));
     }

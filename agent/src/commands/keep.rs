@@ -12,6 +12,7 @@ use super::list::clock;
 
 /// The arguments of `walkeep keep`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
 pub struct KeepArgs {
     /// The backup, as `walkeep list` names it
     #[arg(value_name = "LABEL")]
@@ -26,6 +27,15 @@ pub struct KeepArgs {
     #[arg(long)]
     release: bool,
 }
+
+const MANUAL: &str = "\
+Retention passes over a backup that is kept, and over the WAL that it needs to be restored.
+
+Examples:
+  walkeep keep 20261124T020000Z-full-1a2b3c                      for ever
+  walkeep keep 20261124T020000Z-full-1a2b3c --until 2027-12-31
+
+Exit codes: 0; 1 there is no such backup, or it could not be marked; 2 wrong usage.";
 
 fn moment(text: &str) -> Result<Timestamp, String> {
     let local = |at: DateTime| at.to_zoned(TimeZone::system()).ok().map(|at| at.timestamp());

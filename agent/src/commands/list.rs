@@ -19,11 +19,22 @@ use crate::drill::LastDrills;
 
 /// The arguments of `walkeep list`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
 pub struct ListArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
+
+const MANUAL: &str = "\
+Needs the repository only. A window is what can be restored: any moment between its two ends. A gap is WAL that is missing: no moment in \
+it, and none behind it until the next backup, can be reached.
+
+Examples:
+  walkeep list
+  walkeep list --json | jq '.windows'
+
+Exit codes: 0; 1 the repository cannot be read; 2 wrong usage.";
 
 /// Needs the repository only: it is asked for when the server is gone, too.
 pub async fn run(global: &GlobalArgs, args: ListArgs) -> anyhow::Result<ExitCode> {

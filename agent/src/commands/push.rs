@@ -17,11 +17,21 @@ use crate::archive::{Archive, ArchiveError, KnownSegments, Offer};
 
 /// The arguments of `walkeep push`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
 pub struct PushArgs {
     /// The WAL file: a segment, or a .history, .partial or .backup file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
+
+const MANUAL: &str = "\
+What archive-cmd calls when no agent answers. The file is checked first: this cluster's, the name's position and timeline, and whole. One \
+that the repository has already, with the same content, is fine; with another content it is refused, and both are kept.
+
+Example:
+  walkeep push /var/lib/postgresql/15/main/pg_wal/000000010000000000000007
+
+Exit codes: 0 it is durable in the repository; 1 it is not; 2 wrong usage.";
 
 /// Succeeds only if the file is durable in the repository.
 pub async fn run(global: &GlobalArgs, args: PushArgs) -> anyhow::Result<ExitCode> {

@@ -33,19 +33,40 @@ const LAST_NEWS: Duration = Duration::from_secs(5);
 
 /// The arguments of `walkeep run`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
 pub struct RunArgs {}
+
+const MANUAL: &str = "\
+Runs in the foreground until SIGTERM or SIGINT, which end it when the flush in flight is durable. SIGHUP reads the configuration anew. \
+What fails is tried again: neither a dead server nor an unreachable repository ends it. A second agent of the same cluster waits, and \
+takes over when the first is gone.
+
+Examples:
+  walkeep run                                       with /etc/walkeep/walkeep.toml
+  walkeep run --config main.toml --log-format json
+  systemctl enable --now walkeep                    with the unit of the package
+
+Exit codes: 0 it was asked to end; 1 it cannot run like this, such as a wrong configuration; 2 wrong usage.";
 
 /// How the end of the stream is told that nobody asked for.
 const DEFECT: &str = "the stream has a defect";
+
+/// What the daemon makes of the sections whose values have to fit together.
+///
+/// # Errors
+/// It could not run with them.
+pub(crate) fn settings(config: &Config) -> anyhow::Result<(Option<http::Settings>, Schedule)> {
+    let http = http::Settings::load(&config.http)?;
+    let schedule = Schedule::new(&config.schedule, &config.cluster.clone().unwrap_or_default());
+    Ok((http, schedule.map_err(|error| failure(error.to_string(), error.hint()))?))
+}
 
 /// Streams and serves until SIGTERM or SIGINT.
 pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = load(global)?;
     let cluster = config.cluster.clone().unwrap_or_default();
     super::repository_url(&config)?;
-    let http = http::Settings::load(&config.http)?;
-    let schedule = Schedule::new(&config.schedule, &cluster);
-    let schedule = schedule.map_err(|error| failure(error.to_string(), error.hint()))?;
+    let (http, schedule) = settings(&config)?;
     let runner = Runner::new(global)?;
     set_log_level(global, config.log.level);
     let manager = Arc::new(Manager::default());

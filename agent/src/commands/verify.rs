@@ -13,6 +13,7 @@ use crate::finding::{Finding, Findings};
 
 /// The arguments of `walkeep verify`.
 #[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
 pub struct VerifyArgs {
     /// Read every byte of every pack and of all WAL, and compare it with its digest; else names, sizes and manifests
     #[arg(long)]
@@ -26,6 +27,15 @@ pub struct VerifyArgs {
     #[arg(long)]
     json: bool,
 }
+
+const MANUAL: &str = "\
+Needs the repository only. Says of what is missing or damaged which backups, and which stretch of WAL, it costs.
+
+Examples:
+  walkeep verify                                    names, sizes, manifests, and the continuity of WAL
+  walkeep verify --deep --max-rate 100MiB           every byte, no faster than that
+
+Exit codes: 0 nothing is damaged; 1 something is, or could not be read; 2 wrong usage.";
 
 /// Needs the repository only. Exit code 1 if anything cannot be restored that is listed.
 pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCode> {

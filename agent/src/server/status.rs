@@ -13,7 +13,10 @@ use crate::schedule::{ScheduleState, ScheduleStatus, ShownSchedule};
 use crate::stream::{StreamState, StreamStatus};
 
 /// How long what was read of the last backup is good enough.
-const FRESH: Duration = Duration::from_secs(30);
+const FRESH: Duration = Duration::from_secs(10);
+
+/// How long it is that there was none: whoever has just taken the first one looks.
+const NONE_YET: Duration = Duration::from_secs(1);
 
 /// How long the answer waits for the repository.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -118,7 +121,8 @@ async fn look<T: Clone>(
     ask: impl FnOnce() -> futures::future::BoxFuture<'static, Option<T>>,
 ) -> Option<T> {
     let mut last = last.lock().await;
-    if last.read.is_none_or(|read| read.elapsed() > FRESH) {
+    let enough = if last.value.is_some() { FRESH } else { NONE_YET };
+    if last.read.is_none_or(|read| read.elapsed() > enough) {
         // An old answer is better than none while the repository is away.
         if let Ok(newest) = tokio::time::timeout(PATIENCE, ask()).await {
             last.value = newest;

@@ -384,7 +384,8 @@ impl Follower {
         if end > switch && self.told.insert((old, switch)) {
             self.tell(&format!(
                 "timeline {new} forks from timeline {old} at {switch}, but the repository has {old} up to {end}: commits \
-                 in between may have been acknowledged and are not on the new timeline; the old branch is kept"
+                 in between may have been acknowledged and are not on the new timeline; the old branch is kept \
+                 (after a restore to an earlier moment this is as it should be)"
             ));
         }
     }

@@ -120,6 +120,8 @@ impl Session {
         {
             // What the server has sent may be all that is left of it: it goes to the repository first.
             self.drain(LAST_WORDS).await;
+            // Whoever asks now must not be told that what has just been stored would be lost.
+            self.publish();
         }
         self.known.set_coming(None);
         match result? {

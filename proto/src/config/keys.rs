@@ -104,7 +104,9 @@ pub(super) fn nearest(section: &str, key: &str) -> Option<String> {
         let last = known.rsplit('.').next().unwrap_or(known);
         (2 * strsim::damerau_levenshtein(key, last) + 1, (*known).to_owned())
     });
-    here.chain(elsewhere).min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
+    // With more than half of it changed it is another word.
+    let alike = |(distance, _): &(usize, String)| *distance <= key.chars().count().max(4);
+    here.chain(elsewhere).min_by_key(|(distance, _)| *distance).filter(alike).map(|(_, known)| known)
 }
 
 #[cfg(test)]

@@ -86,17 +86,17 @@ struct GoalArgs {
 }
 
 const MANUAL: &str = "\
-What happens: the whole backup is restored into a directory of its own, walkeep-scratch-… below --scratch, since nobody can tell
-beforehand which files a table's rows, values and definitions lie in. PostgreSQL of the same major version is started on it,
-cut off from the network and from the original, and recovers to the target. pg_dump takes out what was named; then the copy is
+What happens: the whole backup is restored into a directory of its own, walkeep-scratch-… below --scratch, since nobody can tell \
+beforehand which files a table's rows, values and definitions lie in. PostgreSQL of the same major version is started on it, \
+cut off from the network and from the original, and recovers to the target. pg_dump takes out what was named; then the copy is \
 removed. What was named and did not exist at that moment is told, and nothing is written.
 
   restore-cmd export --table public.orders --target-time '2026-11-24 03:10:00+01' --output orders.dump
   restore-cmd export --table public.orders --target-time '2026-11-24 03:10:00+01' \\
       --to-connection 'host=/var/run/postgresql dbname=shop' --as rescued
 
-A table that was dropped is loaded back under its own name. For one whose rows are gone or wrong, --as puts the old ones beside it,
-in a schema that is made for them, without foreign keys; INSERT … SELECT takes over what is missing. --data-only loads rows
+A table that was dropped is loaded back under its own name. For one whose rows are gone or wrong, --as puts the old ones beside it, \
+in a schema that is made for them, without foreign keys; INSERT … SELECT takes over what is missing. --data-only loads rows \
 into a table that is there, if none of them are.
 
 Exit codes: 0 done; 1 failed, and nothing was written or loaded; 2 wrong usage.";

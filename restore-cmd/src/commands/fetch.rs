@@ -23,6 +23,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Fetch one WAL file, as restore_command: 0 it is written, 1 it is proven absent, 126 anything else
 #[derive(clap::Args, Debug)]
+#[command(after_long_help = MANUAL)]
 pub(crate) struct Args {
     /// The file's name: %f
     #[arg(value_name = "NAME")]
@@ -44,6 +45,16 @@ pub(crate) struct Args {
     #[arg(long, hide = true)]
     ahead: bool,
 }
+
+const MANUAL: &str = "\
+What restore_command calls; `restore-cmd restore` writes the whole line. The segments that come next are fetched beside the data \
+directory in the meantime.
+
+Example, in postgresql.conf:
+  restore_command = 'restore-cmd fetch --config /etc/walkeep/walkeep.toml %f %p'
+
+Exit codes: 0 written; 1 proven absent, and nothing later is there: the end of WAL (for a standby also: the repository does not answer); \
+126 anything else, after retries: a hole, an outage, damage. So nothing but the end of WAL ends a recovery.";
 
 impl Args {
     /// What a panic exits with: for the process in the background see [`in_background`].
@@ -98,7 +109,10 @@ fn fetch(global: &GlobalArgs, args: &Args) -> Result<Found> {
 
 fn config(global: &GlobalArgs) -> Result<Config> {
     let mut config = load(global)?;
-    config.storage.retry_timeout = config.storage.retry_timeout.min(LONGEST_REQUEST);
+    // A directory is not asked again, and says so of a key that means nothing for it.
+    if !config.repository.as_deref().is_some_and(|url| url.starts_with("file:")) {
+        config.storage.retry_timeout = config.storage.retry_timeout.min(LONGEST_REQUEST);
+    }
     Ok(config)
 }
 

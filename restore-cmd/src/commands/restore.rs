@@ -19,6 +19,7 @@ use restore::program::{GlobalArgs, Progress, TargetArgs, failure, load, no_passw
 
 /// Restore a backup into a data directory, ready to recover to a target
 #[derive(clap::Args, Debug)]
+#[command(after_long_help = MANUAL)]
 pub(crate) struct Args {
     /// The data directory to restore into; made if it is missing
     #[arg(long, value_name = "DIR")]
@@ -77,6 +78,22 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 }
+
+const MANUAL: &str = "\
+First comes a plan: which backup and timeline, whether WAL is there without a gap up to the target, how much room it takes. A target that \
+cannot be reached is refused before anything is written. What is read is verified while it is written; pg_control comes last, so that a \
+directory whose restore was cut off cannot be started. The server then recovers by itself, with the restore_command that is written \
+for it.
+
+Examples:
+  restore-cmd restore --pgdata DIR                                           to the end of WAL
+  restore-cmd restore --pgdata DIR --target-time '2026-11-24 03:10:00+01' --dry-run
+  restore-cmd restore --pgdata DIR --target-lsn 0/5000028 --target-exclusive
+  restore-cmd restore --pgdata DIR --delta                                   keeps what is right in DIR already
+  restore-cmd restore --pgdata DIR --standby                                 a standby
+  restore-cmd restore --pgdata DIR --archive off                             a copy, which must not archive
+
+Exit codes: 0; 1 failed or refused; 2 wrong usage.";
 
 #[derive(Clone, Debug)]
 struct TablespaceArg(PathBuf, PathBuf);

@@ -28,6 +28,7 @@ pub use tool::{client, finish, last_words};
 
 /// The flags that every program takes.
 #[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Common options")]
 pub struct GlobalArgs {
     /// The configuration file. Without it: $WALKEEP_CONFIG, then /etc/walkeep/walkeep.toml
     #[arg(long, global = true, value_name = "FILE")]

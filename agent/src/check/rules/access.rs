@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 
 use super::super::observed::{Observed, Server};
 use super::{identifier, or, set};
+use crate::commands::init::keeps_out;
 use crate::finding::Finding;
 
 /// Clocks that differ by more make times in `list` and targets by time misleading.
@@ -29,10 +30,13 @@ pub(super) fn replication(observed: &Observed, server: &Server) -> Option<Findin
         Ok(()) => Finding::ok(CODE, "the server lets the agent replicate"),
         // Told by another rule.
         Err(_) if !server.may_replicate => return None,
-        Err(failed) if failed.message.contains("pg_hba.conf") => Finding::error(
+        Err(failed) if keeps_out(&failed.message) => Finding::error(
             CODE,
             format!("the server does not let the agent replicate: {}", failed.message),
-            format!("put this line into pg_hba.conf, then SELECT pg_reload_conf():\n{}", observed.hba_line),
+            format!(
+                "put these lines into pg_hba.conf, above all others, then SELECT pg_reload_conf():\n{}",
+                observed.hba_line
+            ),
         ),
         Err(failed) => Finding::error(
             CODE,
