@@ -19,6 +19,7 @@ pub mod notify;
 pub mod schedule;
 pub mod server;
 pub mod service;
+mod statements;
 mod stop;
 pub mod stream;
 pub mod troubles;

@@ -25,6 +25,7 @@ use crate::notify::{Event, EventKind, Events, Notifier, watch_agent};
 use crate::schedule::{Keeper, Runner, Schedule};
 use crate::server::{AgentState, BackupSource, Listener, serve};
 use crate::service::{Manager, compare, pulse};
+use crate::statements::keep_stating;
 use crate::stop::stopped;
 use crate::stream::{PostgreSql, StreamOptions, StreamState, follow};
 
@@ -84,6 +85,18 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let notifier = tokio::spawn(notifier.run());
     let (stream, archived, streams) = (state.stream.clone(), state.archive.clone(), config.stream.enabled);
     let watcher = tokio::spawn(watch_agent(stream, archived, streams, notify, events.clone()));
+
+    refuse_to_mix(&repository, &cluster).await?;
+    if config.signing.key_file.is_some() {
+        let interval = config.signing.statement_interval;
+        tokio::spawn(keep_stating(
+            repository.clone(),
+            cluster.clone(),
+            interval,
+            events.clone(),
+            stop.clone(),
+        ));
+    }
 
     let gaps = Arc::new(Notify::new());
     if config.stream.backup_after_gap {
@@ -172,6 +185,16 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let _ = tokio::time::timeout(LAST_NEWS, notifier).await;
     info!(%cluster, "stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends an agent that is not configured as the repository was begun: all that it wrote would be refused, one by one.
+async fn refuse_to_mix(repository: &Repository, cluster: &ClusterName) -> anyhow::Result<()> {
+    // What else is the matter is found out, and told, by whoever goes on.
+    let Ok(branch) = Box::pin(repository.only_branch(cluster)).await else { return Ok(()) };
+    match branch.sealing() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(failure(error.to_string(), super::MIXED)),
+    }
 }
 
 /// Runs the stream in a thread of its own. Where WAL becomes durable by the sync of a file, a commit takes no longer than the

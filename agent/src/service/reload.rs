@@ -37,6 +37,7 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
         ("storage", old.storage != new.storage),
         ("compression", old.compression != new.compression),
         ("encryption", old.encryption != new.encryption),
+        ("signing", old.signing != new.signing),
         ("http", old.http != new.http),
     ];
     let names = |keys: &[(&'static str, bool)]| keys.iter().filter(|key| key.1).map(|key| key.0).collect();

@@ -12,6 +12,7 @@ mod names;
 mod notify;
 mod read;
 mod schedule;
+mod signing;
 mod values;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub use log::{LogConfig, LogLevel};
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
 pub use notify::NotifyConfig;
 pub use schedule::ScheduleConfig;
+pub use signing::SigningConfig;
 
 /// Where the file is looked for when nothing names one.
 pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
@@ -60,6 +62,8 @@ pub struct Config {
     pub compression: CompressionConfig,
     /// `[encryption]`
     pub encryption: EncryptionConfig,
+    /// `[signing]`
+    pub signing: SigningConfig,
     /// `[retention]`
     pub retention: RetentionConfig,
     /// `[schedule]`
@@ -177,6 +181,9 @@ pub struct EncryptionConfig {
     pub recipients: Vec<String>,
     /// `identity_file`: the secret key that reads everything. The database host does not need it to write.
     pub identity_file: Option<PathBuf>,
+    /// `identity_command`: a program and its arguments that prints such keys, run once without a shell when a program of ours
+    /// begins. Excludes `identity_file`. Default: none.
+    pub identity_command: Vec<String>,
     /// `metadata_identity_file`: a secret key that reads manifests and indexes, but no data.
     pub metadata_identity_file: Option<PathBuf>,
 }
@@ -324,6 +331,7 @@ impl fmt::Debug for Config {
             .field("storage", &self.storage)
             .field("compression", &self.compression)
             .field("encryption", &self.encryption)
+            .field("signing", &self.signing)
             .field("retention", &self.retention)
             .field("schedule", &self.schedule)
             .field("notify.command", &self.notify.command)

@@ -62,6 +62,7 @@ impl Keys {
             recipients: vec![self.recipient.clone()],
             identity_file: with_all.then(|| self.folder.path().join("all")),
             metadata_identity_file: Some(self.folder.path().join("metadata")),
+            ..Default::default()
         }
     }
 
