@@ -230,6 +230,7 @@ impl Branch {
             ahead: 0,
             writer: self.writer(),
             encryption: Encryption::None,
+            recipients: None,
         }
     }
 

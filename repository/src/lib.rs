@@ -19,6 +19,7 @@ pub mod error;
 pub mod key;
 pub mod manifest;
 pub mod pack;
+pub mod rekey;
 pub mod repository;
 pub mod retention;
 pub mod run;

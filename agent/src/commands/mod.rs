@@ -9,6 +9,7 @@ pub mod init;
 pub mod keep;
 pub mod list;
 pub mod push;
+pub mod rekey;
 pub mod run;
 pub mod status;
 pub mod verify;

@@ -23,7 +23,7 @@ use crate::drill::LastDrills;
 use crate::http::{self, Watched};
 use crate::notify::{Event, EventKind, Events, Notifier, watch_agent};
 use crate::schedule::{Keeper, Runner, Schedule};
-use crate::server::{AgentState, BackupSource, Listener, serve};
+use crate::server::{AgentState, BackupSource, Guests, Listener, serve};
 use crate::service::{Manager, compare, pulse};
 use crate::statements::keep_stating;
 use crate::stop::stopped;
@@ -53,7 +53,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let stop = stop_signal(manager.clone())?;
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // Bound first: a second agent is told so before it does anything.
-    let listener = Listener::bind(&config.socket_path()).await?;
+    let listener = Listener::bind(&config.socket_path(), Guests::with(&config.socket_users)?).await?;
     let watching = Arc::new(OnceLock::new());
     if let Some(settings) = http {
         tokio::spawn(http::serve(settings, watching.clone(), stop.clone()));

@@ -14,7 +14,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::status::AgentState;
 use crate::archive::{Archive, ArchiveError, Offer};
@@ -36,6 +36,18 @@ pub(super) async fn serve(mut stream: UnixStream, archive: Archive, state: Agent
     };
     if let Err(error) = stream.write_all(&response.encode()).await {
         debug!("a client has gone before it was answered: {error}");
+    }
+}
+
+/// Answers somebody who may not ask. Nothing of what he says is read.
+pub(super) async fn refuse(mut stream: UnixStream) {
+    let caller =
+        stream.peer_cred().map_or_else(|_| "this user".to_owned(), |caller| format!("user {}", caller.uid()));
+    let message = format!("{caller} may not call this agent\nhint: name the user in `socket_users`");
+    warn!("{caller} has called, and is not among `socket_users`");
+    let answer = timeout(PATIENCE, stream.write_all(&Response::Failed { message }.encode())).await;
+    if let Ok(Err(error)) = answer {
+        debug!("a caller has gone before it was refused: {error}");
     }
 }
 

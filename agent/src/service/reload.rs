@@ -33,6 +33,7 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
         ("cluster", old.cluster != new.cluster),
         ("postgres", old.postgres != new.postgres),
         ("socket", old.socket != new.socket),
+        ("socket_users", old.socket_users != new.socket_users),
         ("stream", stream(old) != stream(new)),
         ("storage", old.storage != new.storage),
         ("compression", old.compression != new.compression),

@@ -6,6 +6,7 @@ pub(super) const KEYS: &[&str] = &[
     "cluster",
     "postgres",
     "socket",
+    "socket_users",
     "stream.enabled",
     "stream.slot",
     "stream.flush_interval",

@@ -52,6 +52,8 @@ pub struct Config {
     pub postgres: Option<String>,
     /// `socket`: where the agent listens for `archive-cmd`; at most 107 bytes. See [`Config::socket_path`].
     pub socket: Option<PathBuf>,
+    /// `socket_users`: who may call the agent there besides its own user and root: names from `/etc/passwd`, or numbers.
+    pub socket_users: Vec<String>,
     /// `[stream]`
     pub stream: StreamConfig,
     /// `[backup]`
@@ -326,6 +328,7 @@ impl fmt::Debug for Config {
             .field("cluster", &self.cluster)
             .field("postgres", &self.postgres.as_ref().map(|_| "…"))
             .field("socket", &self.socket)
+            .field("socket_users", &self.socket_users)
             .field("stream", &self.stream)
             .field("backup", &self.backup)
             .field("storage", &self.storage)

@@ -27,6 +27,7 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
         cluster: reader.parsed("cluster")?,
         postgres: reader.text("postgres")?,
         socket: reader.socket("socket")?,
+        socket_users: reader.users("socket_users")?,
         stream: StreamConfig {
             enabled: reader.switch("stream.enabled")?.unwrap_or(stream.enabled),
             slot: reader.parsed("stream.slot")?.unwrap_or(stream.slot),

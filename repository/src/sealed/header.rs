@@ -134,6 +134,8 @@ pub struct Header {
     pub writer: WriterId,
     /// How its content is encrypted. Set by the writer of the object.
     pub encryption: Encryption,
+    /// To whom, as [`Sealing::fingerprint`](super::Sealing::fingerprint) tells it. Set by the writer of the object.
+    pub recipients: Option<String>,
 }
 
 /// A writer's own random name, so that two writers never share an object.
@@ -236,6 +238,8 @@ struct Written {
     compression: String,
     encryption: Encryption,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    recipients: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     raw_length: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     digest: Option<Digest>,
@@ -274,6 +278,7 @@ pub(super) fn encode(
         writer: header.writer,
         compression: ZSTD.to_owned(),
         encryption: header.encryption,
+        recipients: header.recipients.clone(),
         raw_length: closing.map(|closing| closing.raw_length),
         digest: closing.map(|closing| closing.digest),
     };
@@ -374,6 +379,7 @@ pub(super) fn decode(frame: &[u8]) -> Result<Parsed, String> {
         ahead: written.ahead,
         writer: written.writer,
         encryption: written.encryption,
+        recipients: written.recipients,
     };
     let closing = closing.map(|(raw_length, digest)| Closing { raw_length, digest });
     Ok(Parsed { header, closing, fields, signed: Signed::of(json) })
@@ -401,6 +407,7 @@ pub(super) mod tests {
                 ahead: (writer % 3) as u32,
                 writer: WriterId(writer),
                 encryption: Encryption::Age,
+                recipients: (writer % 2 == 0).then(|| "00ff00ff00ff00ff".into()),
             },
         )
     }

@@ -75,6 +75,27 @@ impl Sealing {
         !self.recipients.is_empty()
     }
 
+    /// What tells one set of recipients from another: the first 16 hexadecimal digits of the digest of their public keys, one a
+    /// line in ascending order. `None` where nothing is encrypted.
+    pub fn fingerprint(&self, audience: Audience) -> Option<String> {
+        if self.encryption(audience) == Encryption::None {
+            return None;
+        }
+        let mut keys: Vec<String> = self.readers(audience).map(ToString::to_string).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let digest = blake3::hash(keys.join("\n").as_bytes()).to_hex();
+        digest.get(..16).map(str::to_owned)
+    }
+
+    fn readers(&self, audience: Audience) -> impl Iterator<Item = &Recipient> {
+        let metadata = match audience {
+            Audience::Metadata => &self.metadata_recipients[..],
+            Audience::Everyone | Audience::Content => &[],
+        };
+        self.recipients.iter().chain(metadata)
+    }
+
     pub(super) fn encryption(&self, audience: Audience) -> Encryption {
         match audience {
             Audience::Metadata | Audience::Content if self.encrypts() => Encryption::Age,
@@ -83,12 +104,7 @@ impl Sealing {
     }
 
     pub(super) fn encryptor(&self, audience: Audience) -> Result<age::Encryptor> {
-        let metadata = match audience {
-            Audience::Metadata => &self.metadata_recipients[..],
-            Audience::Everyone | Audience::Content => &[],
-        };
-        let recipients =
-            self.recipients.iter().chain(metadata).map(|recipient| recipient as &dyn age::Recipient);
+        let recipients = self.readers(audience).map(|recipient| recipient as &dyn age::Recipient);
         age::Encryptor::with_recipients(recipients)
             .map_err(|error| Error::invalid("encryption.recipients", error))
     }

@@ -92,7 +92,8 @@ impl<W: Write> SealWriter<W> {
     /// Writes the header. Whether and to whom the content is encrypted follows from its kind.
     pub fn new(mut output: W, header: &Header, sealing: &Sealing) -> Result<Self> {
         let audience = header.kind.audience();
-        let header = Header { encryption: sealing.encryption(audience), ..header.clone() };
+        let (encryption, recipients) = (sealing.encryption(audience), sealing.fingerprint(audience));
+        let header = Header { encryption, recipients, ..header.clone() };
         let failed = |error| from_io(&header.name, error);
         output.write_all(&encode(&header, None, None)?).map_err(failed)?;
         let output = match header.encryption {

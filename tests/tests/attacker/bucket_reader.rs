@@ -48,6 +48,7 @@ fn nothing_of_the_database_can_be_read() -> Result<()> {
             "writer",
             "compression",
             "encryption",
+            "recipients",
         ];
         for key in header.as_object().into_iter().flat_map(|header| header.keys()) {
             ensure!(known.contains(&key.as_str()), "{key} is in the clear, and not in the threat model");
