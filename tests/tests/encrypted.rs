@@ -150,7 +150,7 @@ fn recipients_come_later_and_terms_stay() -> Result<()> {
     ensure!(done.stdout.contains("cannot\nrestore them"), "{}", done.stdout);
     let again = host.walkeep(&["rekey"])?.ok()?;
     ensure!(again.stdout.contains("0 backups, 1 done already"), "{}", again.stdout);
-    assert_eq!(later.labels()?, [first.clone()]);
+    assert_eq!(later.labels()?, std::slice::from_ref(&first));
     let kept = later.walkeep(&["expire", "--dry-run"])?.ok()?;
     ensure!(kept.stdout.contains("to be kept for ever"), "{}", kept.stdout);
     let refused = later.restore(&world.at("closed"), &["--target-immediate"])?;

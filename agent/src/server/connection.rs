@@ -22,6 +22,9 @@ use crate::archive::{Archive, ArchiveError, Offer};
 /// A client that says nothing for so long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// So long a caller is heard who may not ask.
+const SHORT: Duration = Duration::from_secs(1);
+
 /// Descriptors that a request may carry; one is used.
 const MAX_DESCRIPTORS: usize = 4;
 
@@ -39,14 +42,14 @@ pub(super) async fn serve(mut stream: UnixStream, archive: Archive, state: Agent
     }
 }
 
-/// Answers somebody who may not ask. Nothing of what he says is read.
+/// Answers somebody who may not ask. What he wants is read, or he would not hear the answer, and thrown away.
 pub(super) async fn refuse(mut stream: UnixStream) {
     let caller =
-        stream.peer_cred().map_or_else(|_| "this user".to_owned(), |caller| format!("user {}", caller.uid()));
-    let message = format!("{caller} may not call this agent\nhint: name the user in `socket_users`");
+        stream.peer_cred().map_or_else(|_| "this user".to_owned(), |who| format!("user {}", who.uid()));
     warn!("{caller} has called, and is not among `socket_users`");
-    let answer = timeout(PATIENCE, stream.write_all(&Response::Failed { message }.encode())).await;
-    if let Ok(Err(error)) = answer {
+    let message = format!("{caller} may not call this agent\nhint: name the user in `socket_users`");
+    let _ = timeout(SHORT, receive(&stream)).await;
+    if let Ok(Err(error)) = timeout(SHORT, stream.write_all(&Response::Failed { message }.encode())).await {
         debug!("a caller has gone before it was refused: {error}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod bucket_reader;
 mod bucket_writer;
+mod local_user;
 mod network;
 mod scene;
 mod stolen_host;
