@@ -9,7 +9,7 @@ use clap::Args;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use proto::config::{ClusterName, Config, NotifyConfig, StreamConfig};
-use repository::Repository;
+use repository::{Error, Repository};
 use restore::program::{GlobalArgs, failure, load, set_log_level};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -189,8 +189,13 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
 
 /// Ends an agent that is not configured as the repository was begun: all that it wrote would be refused, one by one.
 async fn refuse_to_mix(repository: &Repository, cluster: &ClusterName) -> anyhow::Result<()> {
-    // What else is the matter is found out, and told, by whoever goes on.
-    let Ok(branch) = Box::pin(repository.only_branch(cluster)).await else { return Ok(()) };
+    let branch = match Box::pin(repository.only_branch(cluster)).await {
+        Ok(branch) => branch,
+        // Its first object was not put there by whom we trust, or nobody can read it: no time mends that.
+        Err(error @ Error::Corrupt { .. }) => return Err(error.into()),
+        // What else is the matter is found out, and told, by whoever goes on.
+        Err(_) => return Ok(()),
+    };
     match branch.sealing() {
         Ok(_) => Ok(()),
         Err(error) => Err(failure(error.to_string(), super::MIXED)),
