@@ -68,7 +68,8 @@ fn the_main_job_in_the_dark(major: u32, store: StoreKind) -> Result<()> {
     host.wait_durable(&end.lsn)?;
     ensure!(host.walkeep(&["verify", "--json"])?.ok()?.json()?["ok"] == true);
     // Nothing of the data is open to it, and each says so.
-    for arguments in [&["drill"][..], &["find"]] {
+    let programs = installation.bin.display().to_string();
+    for arguments in [&["drill", "--bindir", &programs][..], &["find"]] {
         let refused = host.walkeep(arguments)?;
         ensure!(refused.code == Some(1) && refused.stderr.contains("is encrypted"), "{refused:?}");
     }
