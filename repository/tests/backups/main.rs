@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 #![allow(clippy::single_range_in_vec_init, reason = "a list of ranges with one range in it is meant")]
 
+mod authenticity;
 mod manifests;
 mod packs;
 

@@ -139,6 +139,8 @@ fn what_is_forged_is_refused() -> Result<()> {
     elsewhere.set("", "repository", &format!("\"file://{}\"", plain.display()))?;
     elsewhere.set("stream", "slot", "\"elsewhere\"")?;
     elsewhere.init()?;
+    // Or the backup would wait for an archiver that nobody answers.
+    scene.server.archive_with(&elsewhere.archive_command()?)?;
     let label = elsewhere.backup_full()?;
 
     // A whole backup of the same cluster, which anybody could take who reaches the server.
@@ -187,8 +189,10 @@ fn what_is_forged_is_refused() -> Result<()> {
     author.walkeep(&["keep", &scene.first])?;
     ensure!(objects::list(&forged)?.iter().any(|object| object.key.contains("/keep-")), "there is no mark");
     scene.look_at(&forged)?;
-    let refused = scene.host.walkeep(&["expire"])?;
+    let refused = scene.vault.walkeep(&["expire"])?;
     ensure!(refused.code == Some(1) && refused.stderr.contains("it is signed, but by none"), "{refused:?}");
+    // The host, for whom it was not encrypted, does not guess either.
+    ensure!(scene.host.walkeep(&["expire"])?.code == Some(1));
     Ok(())
 }
 
