@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use restore::program::{self, CompletionsArgs, GlobalArgs, ManArgs};
 
 use crate::commands::{
-    backup, check, drill, dump, expire, find, init, keep, list, push, run, status, verify,
+    backup, check, drill, dump, expire, find, init, keep, list, push, rekey, run, status, verify,
 };
 
 /// WAL archiving, streaming and base backup for PostgreSQL.
@@ -45,6 +45,8 @@ enum Verb {
     Drill(Box<drill::DrillArgs>),
     /// Where in WAL did it happen: drops, truncates, large deletes, and the line to go back to before them
     Find(find::FindArgs),
+    /// Encrypt manifests anew, to the recipients that are configured now
+    Rekey(rekey::RekeyArgs),
     /// Ship one WAL file without a running agent
     Push(push::PushArgs),
     /// Print the completions for a shell: bash, zsh, fish, elvish, powershell
@@ -61,6 +63,7 @@ impl Cli {
             crate::memory::give_back();
         }
         program::init_logging(&self.global);
+        program::forbid_core_dumps();
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -85,6 +88,7 @@ impl Cli {
                 Verb::Drill(args) => Box::pin(drill::run(&global, *args)).await,
                 Verb::Find(args) => Box::pin(find::run(&global, args)).await,
                 Verb::Push(args) => Box::pin(push::run(&global, args)).await,
+                Verb::Rekey(args) => Box::pin(rekey::run(&global, args)).await,
                 Verb::Completions(args) => {
                     program::completions(Cli::command(), &args).map(|()| ExitCode::SUCCESS)
                 }

@@ -21,6 +21,7 @@ mod quick;
 pub mod schedule;
 pub mod server;
 pub mod service;
+mod statements;
 mod stop;
 pub mod stream;
 pub mod troubles;

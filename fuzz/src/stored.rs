@@ -150,6 +150,7 @@ pub fn sealed_object(data: &[u8]) {
                 ahead: 0,
                 writer: WriterId::from_number(1),
                 encryption: Encryption::None,
+                recipients: None,
             };
             changed(&header, data, &expected);
         }

@@ -41,6 +41,8 @@ pub enum TroubleKind {
     Manifest,
     /// No identity at hand opens a manifest: nothing is known of its backup.
     Locked,
+    /// No identity at hand opens some objects: nobody has read them.
+    Closed,
     /// A pack is missing, or has another length than its manifest says.
     Pack,
     /// The server's own manifest is missing: nothing needs it but the next incremental backup.
@@ -235,7 +237,7 @@ impl Audit {
     /// counted uncompressed. `done` hears of bytes that were read.
     ///
     /// # Errors
-    /// The store failed, or no identity opens what is encrypted: then not everything was read.
+    /// The store failed: then not everything was read.
     pub async fn deep(
         &self,
         branch: &Branch,
@@ -275,7 +277,13 @@ impl Audit {
             .buffered(branch.store().concurrency())
             .try_collect()
             .await?;
-        Ok(found.into_iter().flatten().collect())
+        let (closed, mut found): (Vec<_>, Vec<_>) =
+            found.into_iter().flatten().partition(|trouble| trouble.kind == TroubleKind::Closed);
+        if let Some(first) = closed.first() {
+            let message = format!("{} objects were not read, such as this: {}", closed.len(), first.message);
+            found.push(without_harm(TroubleKind::Closed, message));
+        }
+        Ok(found)
     }
 
     async fn look(
@@ -307,6 +315,9 @@ impl Audit {
         let error = match outcome {
             Ok(()) => return Ok(None),
             Err(error) if is_damage(&error) => error,
+            Err(error @ Error::Locked { .. }) => {
+                return Ok(Some(without_harm(TroubleKind::Closed, error.to_string())));
+            }
             // `expire` has removed it since it was listed, as it removes fragments of whole segments.
             Err(Error::Absent { .. })
                 if !matches!(item, Item::Pack(..) | Item::Segment(_) | Item::DumpFile(..)) =>

@@ -11,6 +11,7 @@
 //!     backup/…  pack/…                                                    base backups
 //!     dump/…                                                              logical backups
 //!     drill/<time>-<verdict>-<writer>                                     proof of a restore
+//!     statement/<number>-<nonce>                                          what there is, signed
 //! ```
 //!
 //! Every object is immutable, and its name holds a digest or a writer: to write one twice is harmless, and
@@ -46,6 +47,56 @@ pub struct BranchFacts {
     pub server_version: u32,
 }
 
+/// How a branch's objects are written, which is decided when it is begun: it is never mixed. Beside its [`BranchFacts`] in
+/// the same object; unknown of a branch that was begun before this was written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Terms {
+    encrypted: Option<bool>,
+    signed: Option<bool>,
+}
+
+impl Terms {
+    /// Those that `sealing` keeps.
+    pub(crate) fn of(sealing: &Sealing) -> Self {
+        Self { encrypted: Some(sealing.encrypts()), signed: Some(sealing.signer().is_some()) }
+    }
+
+    /// What speaks against writing with `sealing`.
+    fn violation(self, sealing: &Sealing) -> Option<&'static str> {
+        match (self.encrypted, sealing.encrypts()) {
+            (Some(true), false) => {
+                return Some(
+                    "it is encrypted, and here no `recipients` are set in [encryption]: nothing is written in clear",
+                );
+            }
+            (Some(false), true) => {
+                return Some(
+                    "it was begun in clear, and `recipients` are set in [encryption]: what lies there already would stay open",
+                );
+            }
+            _ => {}
+        }
+        match (self.signed, sealing.signer().is_some()) {
+            (Some(true), false) => Some(
+                "it is signed, and here no `key_file` is set in [signing]: readers would refuse what is written",
+            ),
+            (Some(false), true) => Some(
+                "it was begun without signatures, and `key_file` is set in [signing]: readers would refuse what lies there",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Facts and terms, as they are written.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Begun {
+    #[serde(flatten)]
+    pub(crate) facts: BranchFacts,
+    #[serde(flatten)]
+    pub(crate) terms: Terms,
+}
+
 /// One cluster under one system identifier. Cheap to clone.
 #[derive(Clone)]
 pub struct Branch {
@@ -57,6 +108,7 @@ struct Inner {
     cluster: ClusterName,
     system_id: SystemId,
     facts: BranchFacts,
+    terms: Terms,
     sealing: Sealing,
     unsealing: Unsealing,
     writer: WriterId,
@@ -68,17 +120,18 @@ impl Branch {
         store: Store,
         cluster: ClusterName,
         system_id: SystemId,
-        facts: BranchFacts,
+        begun: Begun,
         sealing: Sealing,
         unsealing: Unsealing,
     ) -> Self {
+        let Begun { facts, terms } = begun;
         let root = Key::root().child(&cluster).child(system_id);
         let writer = WriterId::random();
-        let inner = Inner { store, cluster, system_id, facts, sealing, unsealing, writer, root };
+        let inner = Inner { store, cluster, system_id, facts, terms, sealing, unsealing, writer, root };
         Self { inner: Arc::new(inner) }
     }
 
-    pub(crate) async fn read_facts(&self) -> Result<BranchFacts> {
+    pub(crate) async fn read_facts(&self) -> Result<Begun> {
         let name = Key::root().child(FACTS);
         let (_, json) = self.get_sealed(Kind::Branch, &name, LONGEST_FACTS).await?;
         serde_json::from_slice(&json).map_err(|error| Error::corrupt(self.key(&name), error))
@@ -110,8 +163,38 @@ impl Branch {
     }
 
     /// How objects are written.
-    pub fn sealing(&self) -> &Sealing {
-        &self.inner.sealing
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] if that is not how this branch was begun: nothing in clear is put beside what is encrypted, nothing
+    /// unsigned beside what is signed, nor the other way round.
+    pub fn sealing(&self) -> Result<&Sealing> {
+        match self.inner.terms.violation(&self.inner.sealing) {
+            None => Ok(&self.inner.sealing),
+            Some(why) => Err(Error::Foreign {
+                what: format!("branch {} in {}", self.root(), self.store().description()),
+                why: why.to_owned(),
+            }),
+        }
+    }
+
+    /// The zstd level of what is written.
+    pub(crate) fn level(&self) -> i32 {
+        self.inner.sealing.level()
+    }
+
+    /// Whether whoever writes here signs.
+    pub fn signs(&self) -> bool {
+        self.inner.sealing.signer().is_some()
+    }
+
+    /// Whether its objects are signed, as far as it says so itself.
+    pub fn is_signed(&self) -> bool {
+        self.inner.terms.signed == Some(true)
+    }
+
+    /// Whether nothing is encrypted, and nothing signed.
+    pub(crate) fn writes_in_clear(&self) -> bool {
+        !self.inner.sealing.encrypts() && !self.signs()
     }
 
     /// What opens encrypted objects.
@@ -148,6 +231,7 @@ impl Branch {
             ahead: 0,
             writer: self.writer(),
             encryption: Encryption::None,
+            recipients: None,
         }
     }
 
@@ -166,7 +250,7 @@ impl Branch {
     /// Seals `content` and stores it durably under the header's name.
     pub async fn put_sealed(&self, header: Header, content: Bytes) -> Result<Sealed> {
         let key = self.key(&Key::new(&header.name)?);
-        let sealing = self.sealing().clone();
+        let sealing = self.sealing()?.clone();
         let (object, sealed) =
             off_thread(&key, move || seal_with_digest(&header, &content, &sealing)).await?;
         self.store().put(&key, object).await?;

@@ -3,7 +3,8 @@
 //! From the bottom up: [`store`] makes files, S3, GCS and Azure behave alike; [`sealed`] gives every object a
 //! header, compression, encryption and a digest; [`repository`] and [`branch`] know which objects there are;
 //! the WAL's are in [`wal`], a base backup's in [`pack`], [`manifest`] and [`backup`]; [`catalogue`] says
-//! what can be restored from them, [`retention`] what may go, [`drill`] what was proven, [`dump`] what was taken logically, [`run`] what the agent did by itself. The layout of the
+//! what can be restored from them, [`retention`] what may go, [`drill`] what was proven, [`dump`] what was taken logically,
+//! [`run`] what the agent did by itself, [`statement`] whether somebody has taken something away. The layout of the
 //! keys is in [`branch`], the bytes of each object in `docs/format.md`.
 
 pub mod audit;
@@ -19,10 +20,12 @@ pub mod error;
 pub mod key;
 pub mod manifest;
 pub mod pack;
+pub mod rekey;
 pub mod repository;
 pub mod retention;
 pub mod run;
 pub mod sealed;
+pub mod statement;
 pub mod store;
 mod task;
 pub mod wal;
@@ -32,8 +35,8 @@ pub use error::{Error, Result};
 pub use key::Key;
 pub use repository::Repository;
 pub use sealed::{
-    ContentReader, Expected, Header, Kind, SealWriter, Sealed, Sealing, UnsealReader, Unsealing, WriterId,
-    seal, unseal,
+    ContentReader, Expected, Header, Kind, PublicKey, SealWriter, Sealed, Sealing, Signer, UnsealReader,
+    Unsealing, WriterId, seal, unseal,
 };
 pub use store::{Folder, ObjectInfo, Store, Upload};
 pub use wal::{

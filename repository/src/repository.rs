@@ -7,7 +7,9 @@ use proto::SystemId;
 use proto::config::{ClusterName, Config};
 use serde::{Deserialize, Serialize};
 
+use crate::branch::{Begun, Terms};
 use crate::error::OrAbsent;
+use crate::sealed::with_signing;
 use crate::{Branch, BranchFacts, Error, Key, Kind, Result, Sealing, Store, Unsealing, branch};
 
 /// The object that makes a store a repository.
@@ -72,6 +74,7 @@ impl Repository {
         })?;
         let sealing = Sealing::from_config(&config.compression, &config.encryption)?;
         let unsealing = Unsealing::from_config(&config.encryption)?;
+        let (sealing, unsealing) = with_signing(sealing, unsealing, &config.signing)?;
         let store = Store::open(url, &config.storage)?;
         let what = store.description().to_owned();
         unless_silent(&what, Box::pin(Self::open(store, sealing, unsealing))).await
@@ -99,36 +102,43 @@ impl Repository {
         Ok(systems)
     }
 
-    /// Begins a branch explicitly; fine if it was begun with the same segment size. The server's version is
-    /// the one of the first time.
+    /// Begins a branch explicitly; fine if it was begun with the same segment size, and as encrypted and signed. The
+    /// server's version is the one of the first time.
     pub async fn begin_branch(
         &self,
         cluster: &ClusterName,
         system_id: SystemId,
         facts: BranchFacts,
     ) -> Result<Branch> {
-        let branch = self.assemble(cluster, system_id, facts);
+        let begun = Begun { facts, terms: Terms::of(&self.sealing) };
+        let json = serde_json::to_vec(&begun);
+        let branch = self.assemble(cluster, system_id, begun);
         let name = Key::root().child(branch::FACTS);
         let known = match branch.read_facts().await.or_absent()? {
             Some(known) => known,
             None => {
-                let json = serde_json::to_vec(&facts).map_err(|error| Error::invalid(&name, error))?;
+                let json = json.map_err(|error| Error::invalid(&name, error))?;
                 branch.put_sealed(branch.header(Kind::Branch, &name), json.into()).await?;
                 // Read back: of two that begin at once, both go on with what is there.
                 branch.read_facts().await?
             }
         };
-        if known.segment_size != facts.segment_size {
+        if known.facts.segment_size != facts.segment_size {
             return Err(Error::Foreign {
                 what: format!("branch {} in {}", branch.root(), self.store.description()),
                 why: format!(
                     "it was begun with WAL segments of {} bytes, the server has {}",
-                    known.segment_size.bytes(),
+                    known.facts.segment_size.bytes(),
                     facts.segment_size.bytes()
                 ),
             });
         }
-        Ok(self.assemble(cluster, system_id, known))
+        let branch = self.assemble(cluster, system_id, known);
+        branch.sealing()?;
+        if branch.signs() {
+            branch.begin_statements().await?;
+        }
+        Ok(branch)
     }
 
     /// A branch that was begun.
@@ -138,9 +148,10 @@ impl Repository {
     pub async fn branch(&self, cluster: &ClusterName, system_id: SystemId) -> Result<Branch> {
         // The facts are not known before they are read; nothing else is done with this one.
         let facts = BranchFacts { segment_size: proto::wal::SegmentSize::DEFAULT, server_version: 0 };
-        let found = self.assemble(cluster, system_id, facts).read_facts().await.or_absent()?;
-        if let Some(facts) = found {
-            return Ok(self.assemble(cluster, system_id, facts));
+        let unknown = Begun { facts, terms: Terms::default() };
+        let found = self.assemble(cluster, system_id, unknown).read_facts().await.or_absent()?;
+        if let Some(begun) = found {
+            return Ok(self.assemble(cluster, system_id, begun));
         }
         let others = self.systems(cluster).await?;
         if others.is_empty() {
@@ -174,9 +185,9 @@ impl Repository {
         }
     }
 
-    fn assemble(&self, cluster: &ClusterName, system_id: SystemId, facts: BranchFacts) -> Branch {
+    fn assemble(&self, cluster: &ClusterName, system_id: SystemId, begun: Begun) -> Branch {
         let (sealing, unsealing) = (self.sealing.clone(), self.unsealing.clone());
-        Branch::assemble(self.store.clone(), cluster.clone(), system_id, facts, sealing, unsealing)
+        Branch::assemble(self.store.clone(), cluster.clone(), system_id, begun, sealing, unsealing)
     }
 }
 

@@ -4,7 +4,9 @@ mod commands;
 
 use std::process::ExitCode;
 
-use ::restore::program::{CompletionsArgs, GlobalArgs, ManArgs, completions, init_logging, man, report};
+use ::restore::program::{
+    CompletionsArgs, GlobalArgs, ManArgs, completions, forbid_core_dumps, init_logging, man, report,
+};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use commands::{dump, export, fetch, restore};
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     init_logging(&cli.global);
+    forbid_core_dumps();
     match &cli.verb {
         Verb::Fetch(args) => {
             // A panic's usual exit code, 101, would be taken as the end of WAL.

@@ -8,6 +8,7 @@ use proto::SystemId;
 use proto::config::Config;
 use repository::backup::IndexedManifest;
 use repository::catalogue::Inventory;
+use repository::statement::Examined;
 use repository::{Branch, Repository};
 
 use crate::plan::{Choice, Content, FetchCommand, Options, Plan, check_time, choose, plan};
@@ -66,8 +67,22 @@ pub async fn prepare(
     let manifest = branch.index_manifest(&backup).await?;
     let content =
         Content::of(manifest.entries.iter()).context("cannot read the temporary file with the manifest")?;
-    let plan = planned(&choice, wal_end_time, &content, options, spaces, fetch)?;
+    let mut plan = planned(&choice, wal_end_time, &content, options, spaces, fetch)?;
+    plan.notices.extend(authenticity(&branch.examine_statements(inventory, Timestamp::now()).await?));
     Ok(Prepared { plan, manifest })
+}
+
+/// What there is to say of who has written the repository. A restore goes on: what it uses is signed, or refused, and what
+/// was taken away does not come back by refusing the rest.
+fn authenticity(examined: &Examined) -> Vec<String> {
+    match examined {
+        Examined::Unknown { is_signed: false } => Vec::new(),
+        Examined::Unknown { is_signed: true } => vec![
+            "the objects are signed, and no key is trusted here (`trusted_keys` in [signing]): nobody looks who has written them"
+                .to_owned(),
+        ],
+        Examined::Known { discrepancies, .. } => discrepancies.iter().map(ToString::to_string).collect(),
+    }
 }
 
 fn planned(

@@ -142,6 +142,11 @@ impl Agent {
         command.spawn().with_context(|| format!("cannot start {name}"))
     }
 
+    /// The running agent's process.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("the agent is not running")?.id())
+    }
+
     /// The most memory that the agent has used so far, in MiB.
     pub fn peak_memory_mib(&self) -> Result<u64> {
         let child = self.process.as_ref().context("the agent is not running")?;

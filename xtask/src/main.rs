@@ -5,6 +5,8 @@ mod deb;
 mod demo;
 mod lint;
 mod machine;
+mod reproducible;
+mod sbom;
 mod servers;
 mod test;
 
@@ -31,6 +33,10 @@ enum Verb {
     Servers(servers::ServersArgs),
     /// Build the Debian package
     Deb(deb::DebArgs),
+    /// Print what a program is built from, as CycloneDX in JSON
+    Sbom(sbom::SbomArgs),
+    /// Make a release build twice, in two places, and compare the bytes
+    Reproducible(reproducible::ReproducibleArgs),
     /// Run a benchmark; without a name: list them
     Bench {
         /// The name and the options of the benchmark
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
         Verb::Lint => lint::run(),
         Verb::Servers(args) => servers::run(&args),
         Verb::Deb(args) => deb::run(&args),
+        Verb::Sbom(args) => sbom::run(&args),
+        Verb::Reproducible(args) => reproducible::run(&args),
         Verb::Bench { arguments } => bench(&arguments),
     };
     match done {

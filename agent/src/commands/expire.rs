@@ -69,6 +69,9 @@ pub async fn run(global: &GlobalArgs, args: ExpireArgs) -> anyhow::Result<ExitCo
             true => None,
             false => Some(branch.compact(&survey, &compaction, config.retention.grace, jobs()).await?),
         };
+        if !args.dry_run {
+            Box::pin(branch.state(None)).await?;
+        }
         let rewritten = Rewritten::of(&compaction, compacted.as_ref());
         branches.push(Outcome::of(system_id, system_id == newest, &plan, swept.as_ref(), rewritten));
     }

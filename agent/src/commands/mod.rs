@@ -10,6 +10,7 @@ pub mod init;
 pub mod keep;
 pub mod list;
 pub mod push;
+pub mod rekey;
 pub mod run;
 pub mod status;
 pub mod verify;
@@ -27,6 +28,10 @@ use crate::backup::facts::APPLICATION_NAME;
 
 /// The versions of PostgreSQL that walkeep is made for.
 const MAJOR_VERSIONS: std::ops::RangeInclusive<u32> = 13..=18;
+
+/// What to do where the configuration is not that with which the repository was begun.
+pub(crate) const MIXED: &str = "set [encryption] and [signing] as they were at `walkeep init`, or begin another cluster or repository \
+     with what is set now";
 
 /// Where the repository is, or what to do to say so.
 pub(crate) fn repository_url(config: &Config) -> anyhow::Result<String> {

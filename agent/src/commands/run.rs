@@ -9,7 +9,7 @@ use clap::Args;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use proto::config::{ClusterName, Config, NotifyConfig, StreamConfig};
-use repository::Repository;
+use repository::{Error, Repository};
 use restore::program::{GlobalArgs, failure, load, set_log_level};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,8 +23,9 @@ use crate::drill::LastDrills;
 use crate::http::{self, Watched};
 use crate::notify::{Event, EventKind, Events, Notifier, watch_agent};
 use crate::schedule::{Keeper, Runner, Schedule};
-use crate::server::{AgentState, BackupSource, Listener, serve};
+use crate::server::{AgentState, BackupSource, Guests, Listener, serve};
 use crate::service::{Manager, compare, pulse};
+use crate::statements::keep_stating;
 use crate::stop::stopped;
 use crate::stream::{PostgreSql, StreamOptions, StreamState, follow};
 
@@ -73,7 +74,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let stop = stop_signal(manager.clone())?;
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // Bound first: a second agent is told so before it does anything.
-    let listener = Listener::bind(&config.socket_path()).await?;
+    let listener = Listener::bind(&config.socket_path(), Guests::with(&config.socket_users)?).await?;
     let watching = Arc::new(OnceLock::new());
     if let Some(settings) = http {
         tokio::spawn(http::serve(settings, watching.clone(), stop.clone()));
@@ -105,6 +106,18 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let notifier = tokio::spawn(notifier.run());
     let (stream, archived, streams) = (state.stream.clone(), state.archive.clone(), config.stream.enabled);
     let watcher = tokio::spawn(watch_agent(stream, archived, streams, notify, events.clone()));
+
+    refuse_to_mix(&repository, &cluster).await?;
+    if config.signing.key_file.is_some() {
+        let interval = config.signing.statement_interval;
+        tokio::spawn(keep_stating(
+            repository.clone(),
+            cluster.clone(),
+            interval,
+            events.clone(),
+            stop.clone(),
+        ));
+    }
 
     let gaps = Arc::new(Notify::new());
     if config.stream.backup_after_gap {
@@ -193,6 +206,21 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let _ = tokio::time::timeout(LAST_NEWS, notifier).await;
     info!(%cluster, "stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends an agent that is not configured as the repository was begun: all that it wrote would be refused, one by one.
+async fn refuse_to_mix(repository: &Repository, cluster: &ClusterName) -> anyhow::Result<()> {
+    let branch = match Box::pin(repository.only_branch(cluster)).await {
+        Ok(branch) => branch,
+        // Its first object was not put there by whom we trust, or nobody can read it: no time mends that.
+        Err(error @ Error::Corrupt { .. }) => return Err(error.into()),
+        // What else is the matter is found out, and told, by whoever goes on.
+        Err(_) => return Ok(()),
+    };
+    match branch.sealing() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(failure(error.to_string(), super::MIXED)),
+    }
 }
 
 /// Runs the stream in a thread of its own. Where WAL becomes durable by the sync of a file, a commit takes no longer than the

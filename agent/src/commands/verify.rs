@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use indicatif::HumanBytes;
+use jiff::Timestamp;
 use proto::config::UploadRate;
 use repository::audit::{Audit, Trouble, TroubleKind};
+use repository::statement::{Examined, Stated};
 use restore::program::{GlobalArgs, Progress};
 
+use super::list::clock;
 use crate::finding::{Finding, Findings};
 
 /// The arguments of `walkeep verify`.
@@ -22,6 +25,10 @@ pub struct VerifyArgs {
     /// The most to read of packs and WAL per second, counted uncompressed, such as 50MiB; at least 32KiB
     #[arg(long, value_name = "RATE", requires = "deep")]
     max_rate: Option<UploadRate>,
+
+    /// State that what is missing was removed on purpose, after you have found out that it was. With [signing] only
+    #[arg(long)]
+    accept_losses: bool,
 
     /// Print one JSON object
     #[arg(long)]
@@ -56,6 +63,13 @@ pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCo
             read = format!(", {} read", HumanBytes(progress.done()));
         }
         findings.extend(audit.troubles.iter().map(|trouble| finding(trouble, &audit)));
+        if args.accept_losses {
+            for loss in branch.accept_losses(&audit.inventory).await? {
+                findings.push(Finding::note("accepted", loss.to_string()));
+            }
+        }
+        let examined = branch.examine_statements(&audit.inventory, Timestamp::now()).await?;
+        findings.extend(authenticity(&examined));
         let wal: usize = audit.inventory.wal.timelines.values().map(|wal| wal.segments.len()).sum();
         let harm = audit.troubles.len();
         if harm == 0 {
@@ -86,6 +100,51 @@ const TAKE: &str = "walkeep backup --full";
 
 const UNLOCK: &str = "set identity_file or metadata_identity_file in [encryption]";
 
+const UNCLOSE: &str = "run it where identity_file in [encryption] names the identity that reads everything";
+
+const MISSING: &str = "find out who may write to the repository, and bring back what is gone from a copy or an older version of the \
+     objects; if you have removed it yourself: walkeep verify --accept-losses";
+
+/// Whether all of it was written by whom we trust, and nothing was taken away.
+fn authenticity(examined: &Examined) -> Vec<Finding> {
+    let code = "authenticity";
+    match examined {
+        Examined::Unknown { is_signed: false } => vec![Finding::ok(
+            code,
+            "nothing is signed: whoever may write to the repository can replace what is there, or take it away, and nobody \
+             can tell",
+        )],
+        Examined::Unknown { is_signed: true } => vec![Finding::ok(
+            code,
+            "the objects are signed, and no key is trusted here (`trusted_keys` in [signing]): nobody has looked who has \
+             written them, or whether something was taken away",
+        )],
+        Examined::Known { newest: Some(Stated { number, digest, made_at, .. }), discrepancies }
+            if discrepancies.is_empty() =>
+        {
+            let digest = digest.to_string();
+            let (short, at) = (digest.get(..16).unwrap_or(&digest), clock(*made_at));
+            vec![Finding::ok(
+                code,
+                format!(
+                    "nothing is missing of what statement {number} ({short}…) of {at} says; all manifests are signed by trusted keys"
+                ),
+            )]
+        }
+        Examined::Known { discrepancies, .. } => {
+            let told = discrepancies.iter().map(|found| match found.is_doubtful() {
+                true => Finding::warning(
+                    code,
+                    found.to_string(),
+                    "look whether the agent is running: walkeep status",
+                ),
+                false => Finding::error(code, found.to_string(), MISSING),
+            });
+            told.collect()
+        }
+    }
+}
+
 const SETTLE: &str =
     "find out which server is right, and move the other one's object out of the repository by hand";
 
@@ -103,6 +162,7 @@ fn finding(trouble: &Trouble, audit: &Audit) -> Finding {
     match trouble.kind {
         TroubleKind::Manifest => Finding::error("manifest", message, TAKE),
         TroubleKind::Locked => Finding::error("locked", message, UNLOCK),
+        TroubleKind::Closed => Finding::warning("closed", message, UNCLOSE),
         TroubleKind::Pack => Finding::error("pack", message, TAKE),
         TroubleKind::BackupWal => Finding::error("backup_wal", message, TAKE),
         TroubleKind::Segment => Finding::error("segment", message, TAKE),

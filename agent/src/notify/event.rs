@@ -32,6 +32,8 @@ pub enum EventKind {
     SlotLost,
     /// The server's WAL is not the repository's.
     Diverged,
+    /// The repository was put back, or something was taken out of it.
+    RolledBack,
     /// `archive_command` has been failing for a while.
     ArchiveFailing,
     /// It succeeds again.
@@ -67,6 +69,7 @@ impl EventKind {
             | Self::Gap
             | Self::SlotLost
             | Self::Diverged
+            | Self::RolledBack
             | Self::ArchiveFailing
             | Self::StreamDown => Severity::Error,
         }

@@ -14,13 +14,16 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::status::AgentState;
 use crate::archive::{Archive, ArchiveError, Offer};
 
 /// A client that says nothing for so long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So long a caller is heard who may not ask.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// Descriptors that a request may carry; one is used.
 const MAX_DESCRIPTORS: usize = 4;
@@ -36,6 +39,18 @@ pub(super) async fn serve(mut stream: UnixStream, archive: Archive, state: Agent
     };
     if let Err(error) = stream.write_all(&response.encode()).await {
         debug!("a client has gone before it was answered: {error}");
+    }
+}
+
+/// Answers somebody who may not ask. What he wants is read, or he would not hear the answer, and thrown away.
+pub(super) async fn refuse(mut stream: UnixStream) {
+    let caller =
+        stream.peer_cred().map_or_else(|_| "this user".to_owned(), |who| format!("user {}", who.uid()));
+    warn!("{caller} has called, and is not among `socket_users`");
+    let message = format!("{caller} may not call this agent\nhint: name the user in `socket_users`");
+    let _ = timeout(SHORT, receive(&stream)).await;
+    if let Ok(Err(error)) = timeout(SHORT, stream.write_all(&Response::Failed { message }.encode())).await {
+        debug!("a caller has gone before it was refused: {error}");
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::connection;
+use super::guests::Guests;
 use super::status::AgentState;
 use crate::archive::Archive;
 use crate::stop::stopped;
@@ -26,26 +27,24 @@ const CONNECTIONS: usize = 16;
 /// Connections that wait. What finds no place is told that the agent is busy, and tried again.
 const QUEUE: i32 = 1024;
 
-/// The server's user may archive if it shares the agent's group.
-const MODE: u32 = 0o660;
-
 /// How long calls that have begun may go on after the agent was told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// The agent's socket. Its file goes when it is dropped.
 pub struct Listener {
     listener: UnixListener,
+    guests: Guests,
     path: PathBuf,
     /// Which file is ours: another agent may have put its own in the place.
     inode: (u64, u64),
 }
 
 impl Listener {
-    /// Listens at `path`: makes the directory, and replaces what an agent that was killed has left.
+    /// Listens at `path`, for `guests`: makes the directory, and replaces what an agent that was killed has left.
     ///
     /// # Errors
     /// Another agent answers there, the place is taken by something else, or the system refuses.
-    pub async fn bind(path: &Path) -> anyhow::Result<Self> {
+    pub async fn bind(path: &Path, guests: Guests) -> anyhow::Result<Self> {
         let at = path.display();
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|error| {
@@ -69,16 +68,17 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot look at {at}")),
         }
-        let listener = listen(path).map_err(|error| {
+        let mode = guests.mode();
+        let listener = listen(path, mode).map_err(|error| {
             failure(
                 format!("cannot listen on {at}: {error}"),
                 "set `socket` to a place that this user may write to",
             )
         })?;
-        fs::set_permissions(path, fs::Permissions::from_mode(MODE))
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .with_context(|| format!("cannot set the mode of {at}"))?;
         let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot look at {at}"))?;
-        Ok(Self { listener, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
+        Ok(Self { listener, guests, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
     }
 
     /// Where it listens.
@@ -117,12 +117,12 @@ async fn refuse_if_served(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Listens. The file never has more permissions than [`MODE`], whatever the umask: Linux makes it with those that the
+/// Listens. The file never has more permissions than `mode`, whatever the umask: Linux makes it with those that the
 /// socket has.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(MODE))?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;
     net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     net::listen(&socket, QUEUE)?;
     UnixListener::from_std(socket.into())
@@ -139,8 +139,12 @@ pub async fn serve(listener: Listener, archive: Archive, state: AgentState, mut 
             accepted = listener.listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let (archive, state) = (archive.clone(), state.clone());
+                    let is_guest = stream.peer_cred().is_ok_and(|caller| listener.guests.admit(caller.uid()));
                     connections.spawn(async move {
-                        connection::serve(stream, archive, state).await;
+                        match is_guest {
+                            true => connection::serve(stream, archive, state).await,
+                            false => connection::refuse(stream).await,
+                        }
                         drop(place);
                     });
                 }

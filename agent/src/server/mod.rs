@@ -2,10 +2,12 @@
 
 mod client;
 mod connection;
+mod guests;
 mod listener;
 mod status;
 
 pub use client::{AskError, ask};
+pub use guests::Guests;
 pub use listener::{Listener, serve};
 pub(crate) use status::Shown;
 pub use status::{AgentState, BackupSource, StatusReport};

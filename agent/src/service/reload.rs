@@ -34,10 +34,12 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
         ("cluster", old.cluster != new.cluster),
         ("postgres", old.postgres != new.postgres),
         ("socket", old.socket != new.socket),
+        ("socket_users", old.socket_users != new.socket_users),
         ("stream", stream(old) != stream(new)),
         ("storage", old.storage != new.storage),
         ("compression", old.compression != new.compression),
         ("encryption", old.encryption != new.encryption),
+        ("signing", old.signing != new.signing),
         ("http", old.http != new.http),
     ];
     let names = |keys: &[(&'static str, bool)]| keys.iter().filter(|key| key.1).map(|key| key.0).collect();

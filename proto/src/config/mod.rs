@@ -13,6 +13,7 @@ mod names;
 mod notify;
 mod read;
 mod schedule;
+mod signing;
 mod values;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub use log::{LogConfig, LogLevel};
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
 pub use notify::NotifyConfig;
 pub use schedule::ScheduleConfig;
+pub use signing::SigningConfig;
 
 /// Where the file is looked for when nothing names one.
 pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
@@ -52,6 +54,8 @@ pub struct Config {
     pub postgres: Option<String>,
     /// `socket`: where the agent listens for `archive-cmd`; at most 107 bytes. See [`Config::socket_path`].
     pub socket: Option<PathBuf>,
+    /// `socket_users`: who may call the agent there besides its own user and root: names from `/etc/passwd`, or numbers.
+    pub socket_users: Vec<String>,
     /// `[stream]`
     pub stream: StreamConfig,
     /// `[backup]`
@@ -62,6 +66,8 @@ pub struct Config {
     pub compression: CompressionConfig,
     /// `[encryption]`
     pub encryption: EncryptionConfig,
+    /// `[signing]`
+    pub signing: SigningConfig,
     /// `[retention]`
     pub retention: RetentionConfig,
     /// `[schedule]`
@@ -181,6 +187,9 @@ pub struct EncryptionConfig {
     pub recipients: Vec<String>,
     /// `identity_file`: the secret key that reads everything. The database host does not need it to write.
     pub identity_file: Option<PathBuf>,
+    /// `identity_command`: a program and its arguments that prints such keys, run once without a shell when a program of ours
+    /// begins. Excludes `identity_file`. Default: none.
+    pub identity_command: Vec<String>,
     /// `metadata_identity_file`: a secret key that reads manifests and indexes, but no data.
     pub metadata_identity_file: Option<PathBuf>,
 }
@@ -323,11 +332,13 @@ impl fmt::Debug for Config {
             .field("cluster", &self.cluster)
             .field("postgres", &self.postgres.as_ref().map(|_| "…"))
             .field("socket", &self.socket)
+            .field("socket_users", &self.socket_users)
             .field("stream", &self.stream)
             .field("backup", &self.backup)
             .field("storage", &self.storage)
             .field("compression", &self.compression)
             .field("encryption", &self.encryption)
+            .field("signing", &self.signing)
             .field("retention", &self.retention)
             .field("schedule", &self.schedule)
             .field("notify.command", &self.notify.command)

@@ -27,6 +27,7 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
         cluster: reader.parsed("cluster")?,
         postgres: reader.text("postgres")?,
         socket: reader.socket("socket")?,
+        socket_users: reader.users("socket_users")?,
         stream: StreamConfig {
             enabled: reader.switch("stream.enabled")?.unwrap_or(stream.enabled),
             slot: reader.parsed("stream.slot")?.unwrap_or(stream.slot),
@@ -66,8 +67,11 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
         encryption: EncryptionConfig {
             recipients: reader.recipients("encryption.recipients")?,
             identity_file: reader.path("encryption.identity_file")?,
+            identity_command: reader
+                .either_command("encryption.identity_command", "encryption.identity_file")?,
             metadata_identity_file: reader.path("encryption.metadata_identity_file")?,
         },
+        signing: super::signing::read(&reader)?,
         retention: RetentionConfig {
             keep: reader.retention("retention.window", "retention.full")?,
             grace: reader
@@ -152,6 +156,11 @@ recipients = ["age1abc"]
 identity_file = "/etc/walkeep/identity.txt"
 metadata_identity_file = "/etc/walkeep/metadata.txt"
 
+[signing]
+key_file = "/etc/walkeep/signing.pem"
+trusted_keys = ["MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE="]
+statement_interval = "10m"
+
 [retention]
 window = "14d"
 grace = "2d"
@@ -225,6 +234,8 @@ refresh = "2m"
         assert_eq!(read.storage.concurrency, 8);
         assert_eq!(read.compression.level, 3);
         assert_eq!(read.encryption.recipients, ["age1abc"]);
+        assert_eq!(read.signing.trusted_keys.len(), 1);
+        assert_eq!(read.signing.statement_interval, 10 * MINUTE);
         assert_eq!(read.retention.keep, Some(Retention::Window(14 * DAY)));
         assert_eq!(read.retention.grace, 2 * DAY);
         assert_eq!(read.schedule.drill.as_deref(), Some("0 6 1 * *"));
@@ -346,6 +357,8 @@ refresh = "2m"
             ("[storage]\nendpoint = \"http://127.0.0.1:9000\"", "allow_http = true"),
             ("[storage]\nendpoint = \"ftp://x\"", "https://"),
             ("[encryption]\nrecipients = [\"AGE-SECRET-KEY-1X\"]", "public keys"),
+            ("[encryption]\nidentity_file = \"/a\"\nidentity_command = [\"b\"]", "exclude each other"),
+            ("[signing]\ntrusted_keys = [\"MC4CAQAwBQYDK2VwBCIEIA==\"]", "MCowBQYDK2VwAyEA"),
             ("cluster = \"a/b\"", "letters, digits"),
             ("socket = \"relative\"", "absolute path"),
             ("stream = 1", "it is a section"),
@@ -365,6 +378,7 @@ refresh = "2m"
     fn a_secret_is_never_repeated() {
         for text in [
             "[encryption]\nrecipients = [\"AGE-SECRET-KEY-1HIDDEN\"]",
+            "[signing]\ntrusted_keys = [\"MC4CAQAwHIDDEN\"]",
             "postgres = [\"password=HIDDEN\"]",
             "postgres = \"password=HIDDEN",
             "[storage]\nendpoint = \"ftp://HIDDEN@x\"",

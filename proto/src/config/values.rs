@@ -295,6 +295,49 @@ impl<'a> Reader<'a> {
         entries.ok_or_else(|| found.refuse("a list of public keys such as [\"age1…\"] is expected"))
     }
 
+    pub(super) fn users(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {
+        let Some(found) = self.find(key) else { return Ok(Vec::new()) };
+        let name = |text: &&str| {
+            !text.is_empty() && !text.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control())
+        };
+        let entry = |value: &Spanned<DeValue<'_>>| value.get_ref().as_str().filter(name).map(str::to_owned);
+        let entries =
+            found.get().as_array().and_then(|array| array.iter().map(entry).collect::<Option<Vec<_>>>());
+        entries.ok_or_else(|| found.refuse("a list of users such as [\"postgres\"] is expected"))
+    }
+
+    /// Public keys of Ed25519. What looks like anything else is not repeated: it may be a secret one.
+    pub(super) fn public_keys(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {
+        let Some(found) = self.find(key) else { return Ok(Vec::new()) };
+        let public_key = |text: &&str| text.len() == 60 && text.starts_with("MCowBQYDK2VwAyEA");
+        let entry =
+            |value: &Spanned<DeValue<'_>>| value.get_ref().as_str().filter(public_key).map(str::to_owned);
+        let entries =
+            found.get().as_array().and_then(|array| array.iter().map(entry).collect::<Option<Vec<_>>>());
+        entries.ok_or_else(|| {
+            found.refuse(
+                "a list of public keys such as [\"MCowBQYDK2VwAyEA…\"] is expected, as `openssl pkey -pubout` prints them",
+            )
+        })
+    }
+
+    /// A command that excludes another key.
+    pub(super) fn either_command(
+        &self,
+        key: &'static str,
+        other: &'static str,
+    ) -> Result<Vec<String>, ConfigError> {
+        let words = self.command(key)?;
+        if let (false, Some(found), Some(_)) = (words.is_empty(), self.find(key), self.find(other)) {
+            return Err(ConfigError::Exclusive {
+                line: found.line(),
+                key: other.to_owned(),
+                other: key.to_owned(),
+            });
+        }
+        Ok(words)
+    }
+
     pub(super) fn retention(
         &self,
         window: &'static str,

@@ -45,7 +45,7 @@ impl Branch {
             self.store().head(&self.key(&lies_in.child(name))).await?;
         }
         let name = backup.key();
-        let object = seal(manifest, &self.header(Kind::Manifest, &name), self.sealing())?;
+        let object = seal(manifest, &self.header(Kind::Manifest, &name), self.sealing()?)?;
         // The commit. Before this line the backup is a leftover; when it returns the backup is durable and
         // whole.
         self.store().put(&self.key(&name), object).await?;
@@ -72,7 +72,7 @@ impl Branch {
         }
         self.check_packs(&manifest.packs).await?;
         let name = backup.key();
-        let object = seal(manifest, &self.header(Kind::Manifest, &name), self.sealing())?;
+        let object = seal(manifest, &self.header(Kind::Manifest, &name), self.sealing()?)?;
         // The commit of this generation. It names the same content as the one before, all of it durable.
         self.store().put(&self.key(&name), object).await?;
         // Whoever lets this backup go takes its manifests away first, and looks for new ones before anything else goes. So
@@ -125,6 +125,7 @@ fn seal(manifest: &Manifest, header: &Header, sealing: &Sealing) -> Result<Bytes
     writer.write_raw(&head)?;
     // Ends the frame: so the head can be read and checked by itself.
     writer.position()?;
+    writer.sign_head(&head)?;
     let mut text = BufWriter::with_capacity(128 << 10, Raw(writer));
     manifest.write_body(&mut text).map_err(failed)?;
     let Raw(writer) = text.into_inner().map_err(|error| failed(error.into_error().into()))?;

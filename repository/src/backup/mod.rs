@@ -35,7 +35,7 @@ use crate::branch::off_thread;
 use crate::manifest::{Entry, Manifest, ManifestError, ManifestHead, ManifestReader};
 use crate::pack::PackEntry;
 use crate::retention::Condemned;
-use crate::sealed::{Encryption, HEADER_LENGTH, UnsealReader, from_io, parse_header};
+use crate::sealed::{Encryption, HEADER_LENGTH, UnsealReader, from_io, parse_header, signed_head};
 use crate::store::SyncRead;
 use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
 
@@ -184,8 +184,8 @@ impl Branch {
 
     /// The first line of a manifest: cheap, whatever the size of the manifest.
     ///
-    /// It lies in a zstd frame of its own with a checksum, so damage is noticed; the digest over the whole
-    /// manifest is checked by [`Branch::read_manifest`] only, which is to be used before anything is done
+    /// It lies in a zstd frame of its own with a checksum, so damage is noticed, and with a signature of its own, if
+    /// anything is signed; the digest over the whole manifest is checked by [`Branch::read_manifest`] only, which is to be used before anything is done
     /// with the backup.
     pub async fn read_manifest_head(&self, backup: &BackupRef) -> Result<ManifestHead> {
         let name = backup.key();
@@ -200,8 +200,12 @@ impl Branch {
             }
             Encryption::Age => Bytes::new(),
         };
-        let head = match first_frame(&content) {
-            Some(line) => {
+        let line = first_frame(&content).filter(|(line, behind)| {
+            signed_head(&expected.key, &header, line, behind, self.unsealing()).is_some()
+        });
+        let head = match line {
+            Some((line, behind)) => {
+                signed_head(&expected.key, &header, &line, behind, self.unsealing()).unwrap_or(Ok(()))?;
                 ManifestReader::head_only(line.as_slice()).map_err(|e| unreadable(&expected.key, e))?
             }
             None => self.read_manifest(backup).await?.head,
@@ -290,12 +294,13 @@ fn newest(label: &BackupLabel, members: &[(Member, ObjectInfo)]) -> Option<Backu
     generations.max().map(|generation| BackupRef { label: label.clone(), generation })
 }
 
-/// The first zstd frame, if all of it is there and its checksum is right.
-fn first_frame(content: &[u8]) -> Option<Vec<u8>> {
+/// The first zstd frame, if all of it is there and its checksum is right, and what is behind it.
+fn first_frame(content: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut line = Vec::new();
     let mut decoder = zstd::stream::read::Decoder::with_buffer(content).ok()?.single_frame();
     decoder.by_ref().take(HEAD_FETCH * 64).read_to_end(&mut line).ok()?;
-    line.ends_with(b"\n").then_some(line)
+    let length = zstd::zstd_safe::find_frame_compressed_size(content).ok()?;
+    line.ends_with(b"\n").then_some((line, content.get(length..)?))
 }
 
 fn unreadable(key: &Key, error: ManifestError) -> Error {

@@ -89,7 +89,7 @@ impl NamesWriter {
     /// For a backup that is being taken.
     pub fn new(branch: &Branch, label: &BackupLabel) -> Result<Self> {
         let name = folder().child(label).child(NAMES);
-        let mut writer = SealWriter::new(Vec::new(), &branch.header(Kind::Names, &name), branch.sealing())?;
+        let mut writer = SealWriter::new(Vec::new(), &branch.header(Kind::Names, &name), branch.sealing()?)?;
         writer.write_raw(FIRST_LINE.as_bytes())?;
         writer.write_raw(b"\n")?;
         Ok(Self { writer, key: branch.key(&name), line: String::new() })

@@ -81,12 +81,13 @@ impl Branch {
         let mut first_line = Vec::new();
         head.write(&mut first_line).map_err(|error| unwritable(&name, error))?;
         let upload = SyncUpload::new(self.store().upload(&self.key(&name)).await?);
-        let (header, sealing) = (self.header(Kind::Manifest, &name), self.sealing().clone());
+        let (header, sealing) = (self.header(Kind::Manifest, &name), self.sealing()?.clone());
         off_thread(&name.clone(), move || {
             let mut writer = SealWriter::new(upload, &header, &sealing)?;
             writer.write_raw(&first_line)?;
             // Ends the frame: so the head can be read and checked by itself.
             writer.position()?;
+            writer.sign_head(&first_line)?;
             let mut text = BufWriter::with_capacity(128 << 10, Raw(writer));
             entries.write_body(&packs, &mut text).map_err(|error| unwritable(&name, error))?;
             let Raw(writer) = text.into_inner().map_err(|error| from_io(&name, error.into_error()))?;

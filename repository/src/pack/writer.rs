@@ -83,7 +83,7 @@ impl PackWriter {
         let stored = Arc::new(AtomicU64::new(0));
         let (steps, received) = mpsc::unbounded_channel();
         let frames = IdleFrames::default();
-        let compressors = Arc::new(Compressors::new(branch.sealing().level(), frames.clone()));
+        let compressors = Arc::new(Compressors::new(branch.level(), frames.clone()));
         let shipper = Shipper::new(branch, label, stored.clone(), Pace::new(rate));
         Self {
             cutter: Cutter::new(frames),
@@ -301,7 +301,7 @@ impl Shipper {
         let key = pack_key(&name);
         let outbox = Outbox::default();
         let header = self.branch.header(Kind::Pack, &key);
-        let seal = SealWriter::new(outbox.clone(), &header, self.branch.sealing())?;
+        let seal = SealWriter::new(outbox.clone(), &header, self.branch.sealing()?)?;
         let upload = self.branch.store().upload(&self.branch.key(&key)).await?;
         Ok(OpenPack { name, seal, outbox, index: PackIndex::default(), upload })
     }

@@ -67,7 +67,7 @@ impl Branch {
     }
 
     /// Makes `condemned` the record that counts. It is durable when this returns.
-    pub(super) async fn put_condemned(&self, condemned: &Condemned) -> Result<()> {
+    pub(crate) async fn put_condemned(&self, condemned: &Condemned) -> Result<()> {
         let name = new_name(RECORD);
         let json = serde_json::to_vec(condemned).map_err(|error| Error::invalid(&name, error))?;
         self.put_sealed(self.header(Kind::Condemned, &name), json.into()).await?;

@@ -1,9 +1,11 @@
 //! Backups that are kept because somebody said so: `backup/<label>/keep-<time>`, the newest counts.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::backup::{BackupLabel, folder};
+use crate::backup::{BackupLabel, Member, folder, parse_member};
 use crate::error::OrAbsent;
 use crate::{Branch, Error, Key, Kind, ObjectInfo, Result};
 
@@ -65,6 +67,26 @@ impl Branch {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Writes each mark that counts once more.
+    pub(crate) async fn renew_marks(&self, grace: std::time::Duration) -> Result<()> {
+        let mut marks: BTreeMap<BackupLabel, Vec<ObjectInfo>> = BTreeMap::new();
+        for object in self.store().list(&self.key(&folder())).await? {
+            let name = object.key.below(self.root()).and_then(|name| Key::new(name).ok());
+            if let Some((label, Member::Keep)) = name.as_ref().and_then(parse_member) {
+                marks.entry(label).or_default().push(object);
+            }
+        }
+        for (label, marks) in marks {
+            let Some(keep) = self.read_keep(&marks).await? else { continue };
+            match self.keep_backup(&label, keep, grace).await {
+                // It goes, or went.
+                Ok(()) | Err(KeepError::TooLate { .. } | KeepError::Repository(Error::Absent { .. })) => {}
+                Err(KeepError::Repository(error)) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The mark that counts among the objects of a backup's folder.

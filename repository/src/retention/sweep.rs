@@ -48,6 +48,8 @@ impl Branch {
             // First of all: who begins to read or to compare from now on does not use what goes.
             self.put_condemned(&condemned).await?;
         }
+        // Before anything goes. Should it stay after all, nobody misses it.
+        self.state_removals(plan).await?;
         let due = |of: fn(&Why) -> bool| plan.removals.iter().filter(move |r| r.is_due && of(&r.why));
         // A backup's manifests go before anything that they name, older generations first: as long as the newest is there,
         // the backup is whole, and nothing else of it is touched.
@@ -117,6 +119,7 @@ impl Branch {
         if condemned != survey.condemned {
             self.forget_records(&before).await?;
         }
+        self.forget_statements(plan).await?;
         Ok(sweep.swept)
     }
 

@@ -8,7 +8,8 @@ use proto::{Digest, Lsn, ServerTime, SystemId, TimelineId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::HEADER_LENGTH;
+use super::signing::{self, Purpose, SIGNATURE, Signer};
+use super::{HEADER_LENGTH, PublicKey};
 use crate::{Error, Result};
 
 /// What an object is.
@@ -57,6 +58,8 @@ pub enum Kind {
     Dump,
     /// A file of a logical backup.
     DumpFile,
+    /// What there is, signed.
+    Statement,
 }
 
 impl Kind {
@@ -65,7 +68,7 @@ impl Kind {
         match self {
             // A host that can only write must know its branch, and which WAL is whose. Nothing that is not in
             // the objects' names anyway.
-            Self::Branch | Self::Epoch | Self::History => Audience::Everyone,
+            Self::Branch | Self::Epoch | Self::History | Self::Statement => Audience::Everyone,
             Self::Intent
             | Self::Alive
             | Self::Manifest
@@ -138,6 +141,8 @@ pub struct Header {
     pub writer: WriterId,
     /// How its content is encrypted. Set by the writer of the object.
     pub encryption: Encryption,
+    /// To whom, as [`Sealing::fingerprint`](super::Sealing::fingerprint) tells it. Set by the writer of the object.
+    pub recipients: Option<String>,
 }
 
 /// A writer's own random name, so that two writers never share an object.
@@ -209,6 +214,9 @@ pub(super) const HEADER_MAGIC: u32 = 0x184D_2A57;
 /// Magic number of the skippable frame around an index.
 pub(super) const INDEX_MAGIC: u32 = 0x184D_2A58;
 
+/// Magic number of the skippable frame around the signature of a manifest's first line.
+pub(super) const SIGNATURE_MAGIC: u32 = 0x184D_2A5B;
+
 /// Magic number and length before the payload of a skippable frame.
 pub(super) const SKIPPABLE_PREFIX: usize = 8;
 
@@ -237,6 +245,8 @@ struct Written {
     compression: String,
     encryption: Encryption,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    recipients: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     raw_length: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     digest: Option<Digest>,
@@ -250,8 +260,17 @@ fn is_zero(number: &u32) -> bool {
 /// The only compression there is.
 const ZSTD: &str = "zstd";
 
-/// The header as a skippable frame of [`HEADER_LENGTH`] bytes; with `closing` the closing one.
-pub(super) fn encode(header: &Header, closing: Option<Closing>) -> Result<[u8; HEADER_LENGTH]> {
+/// What stands before the signature, which is always the last field of a closing header: all of the JSON but this field is
+/// what was signed, byte by byte.
+const SIGNED: &str = ",\"signature\":\"";
+
+/// The header as a skippable frame of [`HEADER_LENGTH`] bytes; with `closing` the closing one, which is signed if there is
+/// a key for it.
+pub(super) fn encode(
+    header: &Header,
+    closing: Option<Closing>,
+    signer: Option<&Signer>,
+) -> Result<[u8; HEADER_LENGTH]> {
     let written = Written {
         walkeep: FORMAT,
         kind: header.kind,
@@ -266,23 +285,30 @@ pub(super) fn encode(header: &Header, closing: Option<Closing>) -> Result<[u8; H
         writer: header.writer,
         compression: ZSTD.to_owned(),
         encryption: header.encryption,
+        recipients: header.recipients.clone(),
         raw_length: closing.map(|closing| closing.raw_length),
         digest: closing.map(|closing| closing.digest),
     };
     let too_long = || Error::invalid(&header.name, "the object's name is too long for its header");
-    let json = serde_json::to_vec(&written).map_err(|error| Error::invalid(&header.name, error))?;
+    let mut json = serde_json::to_string(&written).map_err(|error| Error::invalid(&header.name, error))?;
+    if let (Some(signer), Some(_)) = (signer, closing) {
+        let signature = signing::encode(&signer.sign(Purpose::Object, json.as_bytes()));
+        json.pop();
+        json += &format!("{SIGNED}{signature}\"}}");
+    }
+    let json = json.as_bytes();
     let mut frame = [b' '; HEADER_LENGTH];
     frame[..4].copy_from_slice(&HEADER_MAGIC.to_le_bytes());
     frame[4..SKIPPABLE_PREFIX].copy_from_slice(&(JSON_LENGTH as u32).to_le_bytes());
     frame[HEADER_LENGTH - 1] = b'\n';
     let room = &mut frame[SKIPPABLE_PREFIX..HEADER_LENGTH - 1];
-    room.get_mut(..json.len()).ok_or_else(too_long)?.copy_from_slice(&json);
+    room.get_mut(..json.len()).ok_or_else(too_long)?.copy_from_slice(json);
     Ok(frame)
 }
 
 /// The header alone, for the front of an object that is not sealed as a whole.
 pub(crate) fn front(header: &Header) -> Result<[u8; HEADER_LENGTH]> {
-    encode(header, None)
+    encode(header, None, None)
 }
 
 /// A header as it was read: its fields by name too, so that fields of later versions are compared as well.
@@ -291,12 +317,34 @@ pub(super) struct Parsed {
     pub(super) header: Header,
     pub(super) closing: Option<Closing>,
     fields: Map<String, Value>,
+    signed: Option<Signed>,
+}
+
+/// A signature, and what it is under.
+#[derive(Debug)]
+struct Signed {
+    json: Vec<u8>,
+    signature: [u8; SIGNATURE],
+}
+
+impl Signed {
+    fn of(json: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(json).ok()?.trim_end().strip_suffix("\"}")?;
+        let (before, signature) = text.rsplit_once(SIGNED)?;
+        Some(Self { json: [before.as_bytes(), b"}"].concat(), signature: signing::decode(signature)? })
+    }
 }
 
 impl Parsed {
-    /// Whether `self`, the closing header, repeats the `clear` one and adds nothing but length and digest.
+    /// Whether one of these has signed it; `None` if nobody has.
+    pub(super) fn is_signed_by(&self, trusted: &[PublicKey]) -> Option<bool> {
+        let Signed { json, signature } = self.signed.as_ref()?;
+        Some(trusted.iter().any(|key| key.verifies(Purpose::Object, json, signature)))
+    }
+
+    /// Whether `self`, the closing header, repeats the `clear` one and adds nothing but length, digest and signature.
     pub(super) fn repeats(&self, clear: &Parsed) -> bool {
-        let own = |name: &str| name == "raw_length" || name == "digest";
+        let own = |name: &str| ["raw_length", "digest", "signature"].contains(&name);
         let mut repeated = self.fields.clone();
         repeated.retain(|name, _| !own(name));
         repeated == clear.fields
@@ -338,8 +386,10 @@ pub(super) fn decode(frame: &[u8]) -> Result<Parsed, String> {
         ahead: written.ahead,
         writer: written.writer,
         encryption: written.encryption,
+        recipients: written.recipients,
     };
-    Ok(Parsed { header, closing: closing.map(|(raw_length, digest)| Closing { raw_length, digest }), fields })
+    let closing = closing.map(|(raw_length, digest)| Closing { raw_length, digest });
+    Ok(Parsed { header, closing, fields, signed: Signed::of(json) })
 }
 
 #[cfg(test)]
@@ -364,6 +414,7 @@ pub(super) mod tests {
                 ahead: (writer % 3) as u32,
                 writer: WriterId(writer),
                 encryption: Encryption::Age,
+                recipients: (writer % 2 == 0).then(|| "00ff00ff00ff00ff".into()),
             },
         )
     }
@@ -371,7 +422,7 @@ pub(super) mod tests {
     #[test]
     fn a_header_is_one_padded_line() {
         proptest!(|(header in any_header())| {
-            let frame = encode(&header, None).unwrap();
+            let frame = encode(&header, None, None).unwrap();
             prop_assert_eq!(&frame[..8], b"\x57\x2a\x4d\x18\xf8\x03\x00\x00");
             prop_assert_eq!(frame.iter().position(|&b| b == b'\n'), Some(HEADER_LENGTH - 1));
         });
@@ -381,32 +432,54 @@ pub(super) mod tests {
     fn a_name_that_does_not_fit_is_an_error() {
         proptest!(|(header in any_header())| {
             let header = Header { name: "x".repeat(1000), ..header };
-            prop_assert!(encode(&header, None).is_err());
+            prop_assert!(encode(&header, None, None).is_err());
         });
     }
 
     #[test]
     fn a_newer_format_is_told() {
         proptest!(|(header in any_header())| {
-            let frame = encode(&header, None).unwrap();
+            let frame = encode(&header, None, None).unwrap();
             let text = String::from_utf8_lossy(&frame[8..]).replace("\"walkeep\":1", "\"walkeep\":2");
             let newer = [&frame[..8], text.as_bytes()].concat();
             prop_assert!(decode(&newer).unwrap_err().contains("its format is 2"));
         });
     }
 
+    #[test]
+    fn a_signature_is_under_every_byte() {
+        let (signer, other) = (Signer::generate().unwrap(), Signer::generate().unwrap());
+        let trusted = [other.public_key(), signer.public_key()];
+        proptest!(|(header in any_header(), raw_length: u64, at in 8usize..900)| {
+            let closing = Some(Closing { raw_length, digest: Digest::of(b"") });
+            let frame = encode(&header, closing, Some(&signer)).unwrap();
+            let parsed = decode(&frame).unwrap();
+            prop_assert_eq!(parsed.is_signed_by(&trusted), Some(true));
+            prop_assert_eq!(parsed.is_signed_by(&trusted[..1]), Some(false));
+            prop_assert!(parsed.repeats(&decode(&encode(&header, None, None).unwrap()).unwrap()));
+            let mut changed = frame;
+            changed[at] ^= 1;
+            // What is behind the JSON is no part of it, and may not be read at all.
+            if let (Ok(changed), true) = (decode(&changed), frame[at] != b' ') {
+                prop_assert!(changed.is_signed_by(&trusted) != Some(true));
+            }
+            let unsigned = decode(&encode(&header, closing, None).unwrap()).unwrap();
+            prop_assert_eq!(unsigned.is_signed_by(&trusted), None);
+        });
+    }
+
     proptest! {
         #[test]
         fn survives_a_round_trip(header in any_header(), raw_length: u64, content: Vec<u8>) {
-            let clear = decode(&encode(&header, None).unwrap()).unwrap();
+            let clear = decode(&encode(&header, None, None).unwrap()).unwrap();
             prop_assert_eq!(&clear.header, &header);
             prop_assert_eq!(clear.closing, None);
             let closing = Closing { raw_length, digest: Digest::of(&content) };
-            let closed = decode(&encode(&header, Some(closing)).unwrap()).unwrap();
+            let closed = decode(&encode(&header, Some(closing), None).unwrap()).unwrap();
             prop_assert_eq!(closed.closing, Some(closing));
             prop_assert!(closed.repeats(&clear));
             let other = Header { writer: WriterId(header.writer.0 ^ 1), ..header };
-            prop_assert!(!closed.repeats(&decode(&encode(&other, None).unwrap()).unwrap()));
+            prop_assert!(!closed.repeats(&decode(&encode(&other, None, None).unwrap()).unwrap()));
         }
 
         #[test]

@@ -13,18 +13,23 @@
 //! The clear header is a convenience: one ranged read tells what an object is. What counts is the closing
 //! one, which lies inside the encryption and must repeat it.
 
+mod command;
 mod header;
 mod range;
 mod read;
 mod secrets;
+mod signing;
 mod write;
 
 pub(crate) use header::front;
 pub use header::{Audience, Encryption, Header, Kind, WriterId};
 pub use range::ContentReader;
-pub(crate) use read::unseal_with_digest;
 pub use read::{Expected, UnsealReader, from_io, parse_header, unseal};
+pub(crate) use read::{UNSIGNED, signed_head, unseal_with_digest};
+pub(crate) use secrets::with_signing;
 pub use secrets::{Sealing, Unsealing};
+pub(crate) use signing::Purpose;
+pub use signing::{PublicKey, Signer};
 pub use write::{SealWriter, Sealed, seal};
 pub(crate) use write::{seal_pieces, seal_with_digest};
 

@@ -7,8 +7,10 @@ use age::{DecryptError, Decryptor};
 use proto::config::ClusterName;
 use proto::{Digest, SystemId};
 
-use super::header::{Parsed, decode};
-use super::{Encryption, HEADER_LENGTH, Header, Kind, Unsealing};
+use super::header::{Parsed, SIGNATURE_MAGIC, SKIPPABLE_PREFIX, decode};
+use super::signing::SIGNATURE;
+use super::write::about_head;
+use super::{Encryption, HEADER_LENGTH, Header, Kind, Purpose, Unsealing};
 use crate::{Error, Key, Result};
 
 /// What the reader asked for; an object that says anything else of itself is refused.
@@ -90,9 +92,38 @@ pub struct UnsealReader<R: Read> {
     decoder: zstd::stream::read::Decoder<'static, BufReader<HoldBack<Content<R>>>>,
     clear: Parsed,
     expected: Expected,
+    unsealing: Unsealing,
     hasher: blake3::Hasher,
     raw_length: u64,
     checked: bool,
+}
+
+/// Why an object is refused although its digest is right.
+pub(crate) const UNSIGNED: &str =
+    "it is not signed, and `trusted_keys` in [signing] demand that: it was not put there by walkeep";
+const UNTRUSTED: &str =
+    "it is signed, but by none of the `trusted_keys` in [signing]: it was put there by somebody else";
+
+/// Holds a manifest's first line, which was read without the rest, against the signature in the clear content behind its
+/// frame. `None`: that is not all there.
+pub(crate) fn signed_head(
+    key: &Key,
+    header: &Header,
+    line: &[u8],
+    behind: &[u8],
+    unsealing: &Unsealing,
+) -> Option<Result<()>> {
+    if unsealing.trusted().is_empty() {
+        return Some(Ok(()));
+    }
+    let (prefix, rest) = behind.split_at_checked(SKIPPABLE_PREFIX)?;
+    if prefix != [SIGNATURE_MAGIC.to_le_bytes(), (SIGNATURE as u32).to_le_bytes()].concat() {
+        return Some(Err(Error::corrupt(key, UNSIGNED)));
+    }
+    let signature = rest.get(..SIGNATURE)?;
+    let about = about_head(header, line);
+    let trusted = unsealing.trusted().iter().any(|key| key.verifies(Purpose::Head, &about, signature));
+    Some(if trusted { Ok(()) } else { Err(Error::corrupt(key, UNTRUSTED)) })
 }
 
 /// The largest window that our compression levels use is 8 MiB; a frame that asks for more memory is not
@@ -122,8 +153,8 @@ impl<R: Read> UnsealReader<R> {
         let mut decoder =
             zstd::stream::read::Decoder::with_buffer(input).map_err(|error| from_io(key, error))?;
         decoder.window_log_max(WINDOW_LOG).map_err(|error| from_io(key, error))?;
-        let (expected, hasher) = (expected.clone(), blake3::Hasher::new());
-        Ok(Self { decoder, clear, expected, hasher, raw_length: 0, checked: false })
+        let (expected, unsealing, hasher) = (expected.clone(), unsealing.clone(), blake3::Hasher::new());
+        Ok(Self { decoder, clear, expected, unsealing, hasher, raw_length: 0, checked: false })
     }
 
     /// What the object says about itself. Proven once the content was read to its end.
@@ -160,7 +191,13 @@ impl<R: Read> UnsealReader<R> {
         if closing.digest != digest {
             return corrupt(format!("its content's digest is {digest} instead of {}", closing.digest));
         }
-        Ok(())
+        let trusted = self.unsealing.trusted();
+        match closed.is_signed_by(trusted) {
+            _ if trusted.is_empty() => Ok(()),
+            Some(true) => Ok(()),
+            Some(false) => corrupt(UNTRUSTED.into()),
+            None => corrupt(UNSIGNED.into()),
+        }
     }
 }
 

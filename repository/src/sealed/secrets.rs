@@ -1,14 +1,15 @@
 //! How objects are compressed and encrypted, and what opens them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use age::x25519::{Identity, Recipient};
-use proto::config::{CompressionConfig, EncryptionConfig};
+use proto::config::{CompressionConfig, EncryptionConfig, SigningConfig};
 use zeroize::Zeroizing;
 
-use super::{Audience, Encryption};
+use super::{Audience, Encryption, PublicKey, Signer, command};
 use crate::{Error, Result};
 
 /// How objects are written: the compression level, and to whom they are encrypted. Cheap to clone.
@@ -19,17 +20,20 @@ pub struct Sealing {
     recipients: Arc<[Recipient]>,
     /// Read metadata as well.
     metadata_recipients: Arc<[Recipient]>,
+    /// Signs everything. None: nothing is signed.
+    signer: Option<Signer>,
 }
 
 impl Sealing {
     /// Compressed at `level`, not encrypted.
     pub fn plain(level: i32) -> Self {
-        Self { level, recipients: Arc::new([]), metadata_recipients: Arc::new([]) }
+        Self { level, recipients: Arc::new([]), metadata_recipients: Arc::new([]), signer: None }
     }
 
     /// Encrypted to `recipients`, metadata also to `metadata_recipients`.
     pub fn to(level: i32, recipients: &[Recipient], metadata_recipients: &[Recipient]) -> Self {
-        Self { level, recipients: recipients.into(), metadata_recipients: metadata_recipients.into() }
+        let (recipients, metadata_recipients) = (recipients.into(), metadata_recipients.into());
+        Self { level, recipients, metadata_recipients, signer: None }
     }
 
     /// As the configuration has it. The metadata identity's public half is taken from its file.
@@ -48,7 +52,17 @@ impl Sealing {
             }
             _ => Arc::new([]) as Arc<[_]>,
         };
-        Ok(Self { level: compression.level, recipients, metadata_recipients })
+        Ok(Self { level: compression.level, recipients, metadata_recipients, signer: None })
+    }
+
+    /// The same, signed by `signer`.
+    pub fn signed_by(self, signer: Signer) -> Self {
+        Self { signer: Some(signer), ..self }
+    }
+
+    /// Who signs.
+    pub fn signer(&self) -> Option<&Signer> {
+        self.signer.as_ref()
     }
 
     /// The zstd level.
@@ -61,6 +75,27 @@ impl Sealing {
         !self.recipients.is_empty()
     }
 
+    /// What tells one set of recipients from another: the first 16 hexadecimal digits of the digest of their public keys, one a
+    /// line in ascending order. `None` where nothing is encrypted.
+    pub fn fingerprint(&self, audience: Audience) -> Option<String> {
+        if self.encryption(audience) == Encryption::None {
+            return None;
+        }
+        let mut keys: Vec<String> = self.readers(audience).map(ToString::to_string).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let digest = blake3::hash(keys.join("\n").as_bytes()).to_hex();
+        digest.get(..16).map(str::to_owned)
+    }
+
+    fn readers(&self, audience: Audience) -> impl Iterator<Item = &Recipient> {
+        let metadata = match audience {
+            Audience::Metadata => &self.metadata_recipients[..],
+            Audience::Everyone | Audience::Content => &[],
+        };
+        self.recipients.iter().chain(metadata)
+    }
+
     pub(super) fn encryption(&self, audience: Audience) -> Encryption {
         match audience {
             Audience::Metadata | Audience::Content if self.encrypts() => Encryption::Age,
@@ -69,12 +104,7 @@ impl Sealing {
     }
 
     pub(super) fn encryptor(&self, audience: Audience) -> Result<age::Encryptor> {
-        let metadata = match audience {
-            Audience::Metadata => &self.metadata_recipients[..],
-            Audience::Everyone | Audience::Content => &[],
-        };
-        let recipients =
-            self.recipients.iter().chain(metadata).map(|recipient| recipient as &dyn age::Recipient);
+        let recipients = self.readers(audience).map(|recipient| recipient as &dyn age::Recipient);
         age::Encryptor::with_recipients(recipients)
             .map_err(|error| Error::invalid("encryption.recipients", error))
     }
@@ -84,6 +114,8 @@ impl Sealing {
 #[derive(Clone, Default)]
 pub struct Unsealing {
     identities: Arc<[Identity]>,
+    /// What none of these has signed is refused. None: nobody looks.
+    trusted: Arc<[PublicKey]>,
 }
 
 impl Unsealing {
@@ -94,17 +126,31 @@ impl Unsealing {
 
     /// Opens what any of `identities` opens.
     pub fn with(identities: Vec<Identity>) -> Self {
-        Self { identities: identities.into() }
+        Self { identities: identities.into(), ..Self::default() }
     }
 
-    /// With the identities of the configuration. A file that is named must be there.
+    /// With the identities of the configuration. A file that is named must be there, and a command is run.
     pub fn from_config(encryption: &EncryptionConfig) -> Result<Self> {
         let files = encryption.identity_file.iter().chain(&encryption.metadata_identity_file);
         let mut all = Vec::new();
         for file in files {
             all.extend(identities(file)?);
         }
-        Ok(Self { identities: all.into() })
+        if !encryption.identity_command.is_empty() {
+            let what = format!("identity_command {}", encryption.identity_command[0]);
+            all.extend(parse(&what, &command::output(&what, &encryption.identity_command)?)?);
+        }
+        Ok(Self { identities: all.into(), ..Self::default() })
+    }
+
+    /// The same, which takes nothing that none of `trusted` has signed.
+    pub fn trusting(self, trusted: Vec<PublicKey>) -> Self {
+        Self { trusted: trusted.into(), ..self }
+    }
+
+    /// Those without whose signature nothing is taken; if there are none, nobody looks.
+    pub fn trusted(&self) -> &[PublicKey] {
+        &self.trusted
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -116,10 +162,36 @@ impl Unsealing {
     }
 }
 
+/// Sealing and unsealing with the keys of `[signing]` besides.
+pub(crate) fn with_signing(
+    sealing: Sealing,
+    unsealing: Unsealing,
+    config: &SigningConfig,
+) -> Result<(Sealing, Unsealing)> {
+    let signer = config.key_file.as_deref().map(Signer::from_file).transpose()?;
+    let mut trusted =
+        config.trusted_keys.iter().map(|key| key.parse()).collect::<Result<Vec<PublicKey>>>()?;
+    trusted.extend(signer.as_ref().map(Signer::public_key));
+    let sealing = match signer {
+        Some(signer) => sealing.signed_by(signer),
+        None => sealing,
+    };
+    Ok((sealing, unsealing.trusting(trusted)))
+}
+
 /// The X25519 identities of a file as `age-keygen` writes it. Nothing of its content gets into a message.
 fn identities(file: &Path) -> Result<Vec<Identity>> {
     let what = format!("identity file {}", file.display());
-    let text = Zeroizing::new(fs::read_to_string(file).map_err(|error| Error::invalid(&what, error))?);
+    let failed = |error: std::io::Error| Error::invalid(&what, error);
+    let text = Zeroizing::new(fs::read_to_string(file).map_err(failed)?);
+    if fs::metadata(file).map_err(failed)?.permissions().mode() & 0o007 != 0 {
+        tracing::warn!("everybody on this machine may use {what}; take that away: chmod 0600");
+    }
+    parse(&what, &text)
+}
+
+/// The identities in a text.
+fn parse(what: &str, text: &str) -> Result<Vec<Identity>> {
     let mut identities = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
@@ -127,15 +199,12 @@ fn identities(file: &Path) -> Result<Vec<Identity>> {
             continue;
         }
         let identity = line.parse().map_err(|_| {
-            Error::invalid(
-                &what,
-                format_args!("line {number} is no X25519 identity such as age-keygen makes"),
-            )
+            Error::invalid(what, format_args!("line {number} is no X25519 identity such as age-keygen makes"))
         })?;
         identities.push(identity);
     }
     if identities.is_empty() {
-        return Err(Error::invalid(&what, "there is no identity in it"));
+        return Err(Error::invalid(what, "there is no identity in it"));
     }
     Ok(identities)
 }

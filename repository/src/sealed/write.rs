@@ -6,8 +6,8 @@ use age::stream::StreamWriter;
 use bytes::Bytes;
 use proto::Digest;
 
-use super::header::{Closing, INDEX_MAGIC, encode};
-use super::{Encryption, Header, Sealing, from_io};
+use super::header::{Closing, INDEX_MAGIC, SIGNATURE_MAGIC, encode};
+use super::{Encryption, Header, Purpose, Sealing, Signer, from_io};
 use crate::{Error, Result};
 
 /// What was written.
@@ -56,6 +56,7 @@ pub(crate) fn seal_pieces(header: &Header, pieces: Vec<Bytes>, sealing: &Sealing
 pub struct SealWriter<W: Write> {
     output: Output<W>,
     header: Header,
+    signer: Option<Signer>,
     level: i32,
     /// Open while raw content is being compressed into one frame.
     encoder: Option<zstd::stream::write::Encoder<'static, Vec<u8>>>,
@@ -78,6 +79,12 @@ impl<W: Write> Output<W> {
     }
 }
 
+/// What is signed of a head: whose it is, and its bytes.
+pub(super) fn about_head(header: &Header, content: &[u8]) -> Vec<u8> {
+    let whose = format!("{}/{}/{}\n", header.cluster, header.system_id, header.name);
+    [whose.as_bytes(), content].concat()
+}
+
 /// Compressed bytes are passed on in pieces of this size.
 const PIECE: usize = 128 << 10;
 
@@ -85,9 +92,10 @@ impl<W: Write> SealWriter<W> {
     /// Writes the header. Whether and to whom the content is encrypted follows from its kind.
     pub fn new(mut output: W, header: &Header, sealing: &Sealing) -> Result<Self> {
         let audience = header.kind.audience();
-        let header = Header { encryption: sealing.encryption(audience), ..header.clone() };
+        let (encryption, recipients) = (sealing.encryption(audience), sealing.fingerprint(audience));
+        let header = Header { encryption, recipients, ..header.clone() };
         let failed = |error| from_io(&header.name, error);
-        output.write_all(&encode(&header, None)?).map_err(failed)?;
+        output.write_all(&encode(&header, None, None)?).map_err(failed)?;
         let output = match header.encryption {
             Encryption::None => Output::Plain(output),
             Encryption::Age => {
@@ -95,8 +103,8 @@ impl<W: Write> SealWriter<W> {
             }
         };
         let hasher = blake3::Hasher::new();
-        let level = sealing.level();
-        Ok(Self { output, header, level, encoder: None, hasher, raw_length: 0, clear_length: 0 })
+        let (level, signer) = (sealing.level(), sealing.signer().cloned());
+        Ok(Self { output, header, signer, level, encoder: None, hasher, raw_length: 0, clear_length: 0 })
     }
 
     /// Compresses and writes the next bytes of the content.
@@ -136,11 +144,23 @@ impl<W: Write> SealWriter<W> {
 
     /// Appends a skippable frame with the magic number of an index around `payload`.
     pub fn append_index(&mut self, payload: &[u8]) -> Result<()> {
+        self.append_skippable(INDEX_MAGIC, payload)
+    }
+
+    /// Signs what was written so far, which is `content` and is read without the rest: a skippable frame behind it. Nothing
+    /// where nothing is signed.
+    pub(crate) fn sign_head(&mut self, content: &[u8]) -> Result<()> {
+        self.end_frame()?;
+        let Some(signer) = &self.signer else { return Ok(()) };
+        let signature = signer.sign(Purpose::Head, &about_head(&self.header, content));
+        self.append_skippable(SIGNATURE_MAGIC, &signature)
+    }
+
+    fn append_skippable(&mut self, magic: u32, payload: &[u8]) -> Result<()> {
         self.end_frame()?;
         let length = u32::try_from(payload.len())
             .map_err(|_| Error::invalid(&self.header.name, "an index of 4 GiB or more cannot be written"))?;
-        let [magic, length] = [INDEX_MAGIC.to_le_bytes(), length.to_le_bytes()];
-        self.emit(&[magic, length].concat())?;
+        self.emit(&[magic.to_le_bytes(), length.to_le_bytes()].concat())?;
         self.emit(payload)
     }
 
@@ -173,7 +193,7 @@ impl<W: Write> SealWriter<W> {
     pub(crate) fn finish_as(mut self, digest: Digest) -> Result<(W, Sealed)> {
         self.end_frame()?;
         let raw_length = self.raw_length;
-        let closing = encode(&self.header, Some(Closing { raw_length, digest }))?;
+        let closing = encode(&self.header, Some(Closing { raw_length, digest }), self.signer.as_ref())?;
         self.emit(&closing)?;
         let sealed = Sealed { raw_length, digest, clear_length: self.clear_length };
         let output = match self.output {

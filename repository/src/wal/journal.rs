@@ -17,7 +17,7 @@ use super::tail::LOOKS;
 use super::{Epoch, FragmentName};
 use crate::branch::off_thread;
 use crate::error::OrAbsent;
-use crate::sealed::{HEADER_LENGTH, front, parse_header};
+use crate::sealed::{HEADER_LENGTH, UNSIGNED, front, parse_header};
 use crate::store::{Activity, Growing};
 use crate::{Branch, Error, Kind, Result, chance};
 
@@ -98,9 +98,10 @@ impl std::fmt::Debug for Journal {
 }
 
 impl Branch {
-    /// Whether tails are journals here. Else they are fragments: where objects cannot grow, and where they are encrypted.
+    /// Whether tails are journals here. Else they are fragments: where objects cannot grow, and where they are encrypted or
+    /// signed.
     pub fn has_journals(&self) -> bool {
-        self.store().can_grow() && !self.sealing().encrypts()
+        self.store().can_grow() && self.writes_in_clear()
     }
 
     /// Makes a journal whose first record has the segment's bytes from `from` on. When this returns they are durable.
@@ -124,7 +125,8 @@ impl Branch {
         header.timeline = Some(segment.timeline);
         header.from = Some(number.start(size) + u64::from(from));
         let key = self.key(&name.key());
-        let level = self.sealing().level();
+        self.sealing()?;
+        let level = self.level();
         let (identity, content, epoch_end) =
             (Identity::of(&key), content.clone(), from + content.len() as u32);
         let (record, compressor) = off_thread(&key, {
@@ -226,6 +228,8 @@ impl Branch {
         look: impl Fn(&[u8], &Identity) -> (Extent, T) + Send + Sync + Clone + 'static,
     ) -> Result<(Extent, T)> {
         let expected = self.expected(Kind::Journal, &journal.key(), 0);
+        // Whoever signs writes none.
+        let demands_signatures = !self.unsealing().trusted().is_empty();
         let mut seen = None;
         for _ in 0..LOOKS {
             let object = self.store().get(&expected.key).await?;
@@ -235,6 +239,9 @@ impl Branch {
                 if extent.end > journal.from {
                     // A crash may have left a file without its front. With records behind it that cannot be.
                     parse_header(&object, &expected)?;
+                    if demands_signatures {
+                        return Err(Error::corrupt(&expected.key, UNSIGNED));
+                    }
                 }
                 Ok((extent, found))
             })

@@ -122,7 +122,7 @@ impl Branch {
             Body::Sealed(object) => object.clone(),
             Body::Pieces(pieces) => {
                 let (pieces, header) = (std::mem::take(pieces), parcel.header.clone());
-                let (sealing, what) = (self.sealing().clone(), parcel.what.clone());
+                let (sealing, what) = (self.sealing()?.clone(), parcel.what.clone());
                 let (digest, length) = (parcel.digest, parcel.length);
                 let object = off_thread(&key, move || {
                     let (object, sealed) = seal_pieces(&header, pieces, &sealing)?;

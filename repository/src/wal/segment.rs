@@ -76,7 +76,7 @@ impl Branch {
     ) -> Result<()> {
         let key = self.key(&Key::new(&header.name)?);
         let upload = SyncUpload::new(self.store().upload(&key).await?);
-        let (sealing, name) = (self.sealing().clone(), what.to_owned());
+        let (sealing, name) = (self.sealing()?.clone(), what.to_owned());
         let (pieces, mut incoming) = mpsc::channel::<Bytes>(4);
         let writing = tokio::task::spawn_blocking(move || {
             let mut writer = SealWriter::new(upload, &header, &sealing)?;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 #![allow(clippy::single_range_in_vec_init, reason = "a list of ranges with one range in it is meant")]
 
+mod authenticity;
 mod manifests;
 mod packs;
 
@@ -62,6 +63,7 @@ impl Keys {
             recipients: vec![self.recipient.clone()],
             identity_file: with_all.then(|| self.folder.path().join("all")),
             metadata_identity_file: Some(self.folder.path().join("metadata")),
+            ..Default::default()
         }
     }
 

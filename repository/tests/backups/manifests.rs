@@ -3,7 +3,7 @@
 use super::*;
 
 /// Stores a backup of one small file.
-async fn back_up(branch: &Branch, label: &BackupLabel, file: &Bytes) -> Manifest {
+pub(super) async fn back_up(branch: &Branch, label: &BackupLabel, file: &Bytes) -> Manifest {
     let intent = Intent {
         label: label.clone(),
         parent: None,

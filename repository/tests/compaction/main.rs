@@ -239,6 +239,7 @@ async fn without_the_key_of_the_data_packs_stay_as_they_are() {
         recipients: vec![all.to_public().to_string()],
         identity_file: with_all.then(|| folder.path().join("all")),
         metadata_identity_file: Some(folder.path().join("metadata")),
+        ..Default::default()
     };
     let open = async |store: &TestStore, with_all: bool| {
         let sealing = Sealing::from_config(&CompressionConfig::default(), &config(with_all)).unwrap();

@@ -1,5 +1,6 @@
 //! What the programs share at their edge: global flags, configuration, logging, errors, progress.
 
+mod core_dumps;
 mod load;
 mod logging;
 mod manual;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 use proto::config::ClusterName;
 
+pub use core_dumps::forbid_core_dumps;
 pub use load::{config_file, load};
 pub use logging::{LogFormat, init_logging, set_log_level};
 pub use manual::{CompletionsArgs, ManArgs, completions, man};
