@@ -4,7 +4,8 @@
 //! header, compression, encryption and a digest; [`repository`] and [`branch`] know which objects there are;
 //! the WAL's are in [`wal`], a base backup's in [`pack`], [`manifest`] and [`backup`]; [`catalogue`] says
 //! what can be restored from them, [`retention`] what may go, [`drill`] what was proven, [`dump`] what was taken logically,
-//! [`run`] what the agent did by itself, [`statement`] whether somebody has taken something away. The layout of the
+//! [`run`] what the agent did by itself, [`look`] what the server was like, [`statement`] whether somebody has taken
+//! something away. The layout of the
 //! keys is in [`branch`], the bytes of each object in `docs/format.md`.
 
 pub mod audit;
@@ -18,6 +19,7 @@ pub mod drill;
 pub mod dump;
 pub mod error;
 pub mod key;
+pub mod look;
 pub mod manifest;
 pub mod pack;
 pub mod rekey;

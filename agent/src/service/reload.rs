@@ -28,6 +28,8 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
         ("backup", old.backup != new.backup),
         ("drill", old.drill != new.drill),
         ("dump", old.dump != new.dump),
+        ("checklist", old.checklist != new.checklist),
+        ("upkeep", old.upkeep != new.upkeep),
     ];
     let later = [
         ("repository", old.repository != new.repository),
@@ -40,6 +42,7 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
         ("compression", old.compression != new.compression),
         ("encryption", old.encryption != new.encryption),
         ("signing", old.signing != new.signing),
+        ("health", old.health != new.health),
         ("http", old.http != new.http),
     ];
     let names = |keys: &[(&'static str, bool)]| keys.iter().filter(|key| key.1).map(|key| key.0).collect();
