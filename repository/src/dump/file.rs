@@ -34,7 +34,7 @@ impl Branch {
         let name = self.dump_object(label, &object);
         let key = self.key(&name);
         let upload = SyncUpload::new(self.store().upload(&key).await?);
-        let writer = SealWriter::new(upload, &self.header(Kind::DumpFile, &name), self.sealing())?;
+        let writer = SealWriter::new(upload, &self.header(Kind::DumpFile, &name), self.sealing()?)?;
         Ok(DumpWriter { writer, object, key })
     }
 
