@@ -26,7 +26,7 @@ pub struct Server {
 
 const FACTS: &str = "SELECT (SELECT system_identifier::text FROM pg_control_system()), \
                      current_setting('server_version_num')::int, pg_is_in_recovery(), \
-                     ARRAY(SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1)";
+                     ARRAY(SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname)";
 
 /// What the largest tables take, with what is stored beside them.
 const LARGEST: &str = "SELECT coalesce(sum(size), 0)::bigint FROM (SELECT pg_table_size(oid) AS size FROM pg_class \

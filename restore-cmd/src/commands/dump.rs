@@ -208,10 +208,13 @@ async fn done(global: &GlobalArgs, args: &Args, config: &Config) -> Result<Strin
 
 /// The dump that is meant.
 async fn find(branch: &Branch, which: &Which, chosen: &Chosen) -> Result<Contents> {
-    if let Which::Label(label) = which {
-        return Ok(branch.read_dump(label).await?);
-    }
     let labels = branch.dumps().await?;
+    if let Which::Label(label) = which {
+        return match labels.contains(label) {
+            true => Ok(branch.read_dump(label).await?),
+            false => Err(absent(label)),
+        };
+    }
     for label in labels.iter().rev() {
         let dump =
             branch.read_dump(label).await.context("the newest dump cannot be used: name another one")?;
@@ -226,14 +229,31 @@ async fn find(branch: &Branch, which: &Which, chosen: &Chosen) -> Result<Content
     Err(failure(what, hint))
 }
 
+/// What is condemned may go at any time, and is not offered.
+fn absent(label: &DumpLabel) -> anyhow::Error {
+    failure(
+        format!("there is no dump {label}, or retention does not keep it any more"),
+        "`restore-cmd dump` lists those that there are",
+    )
+}
+
 async fn listed(branch: &Branch, args: &Args) -> Result<String> {
     let dumps = Dumps::load(branch).await?;
+    if let Which::Label(label) = &args.label
+        && !dumps.has(label)
+    {
+        return Err(absent(label));
+    }
     let is_meant = |dump: &&Contents| match &args.label {
         Which::Latest => true,
         Which::Label(label) => dump.label == *label,
     };
     let lines: Vec<DumpLine> = dumps.whole.iter().filter(is_meant).map(DumpLine::of).collect();
-    let unreadable = UnreadableDump::all(&dumps);
+    let unreadable = match &args.label {
+        Which::Label(label) if lines.is_empty() => UnreadableDump::of(&dumps, |other| other == label),
+        Which::Label(_) => Vec::new(),
+        Which::Latest => UnreadableDump::of(&dumps, |_| true),
+    };
     if args.json {
         let listing = serde_json::json!({ "dumps": lines, "unreadable_dumps": unreadable });
         return Ok(serde_json::to_string(&listing)? + "\n");

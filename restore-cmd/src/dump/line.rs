@@ -96,13 +96,13 @@ impl DumpLine {
 }
 
 impl UnreadableDump {
-    /// Those of a branch.
-    pub fn all(dumps: &Dumps) -> Vec<Self> {
+    /// Those that are meant.
+    pub fn of(dumps: &Dumps, is_meant: impl Fn(&DumpLabel) -> bool) -> Vec<Self> {
         let one = |(label, error): &(DumpLabel, repository::Error)| Self {
             label: label.to_string(),
             error: error.to_string(),
         };
-        dumps.unreadable.iter().map(one).collect()
+        dumps.unreadable.iter().filter(|(label, _)| is_meant(label)).map(one).collect()
     }
 }
 
