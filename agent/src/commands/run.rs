@@ -267,6 +267,7 @@ impl Reload {
             log: new.log,
             retention: new.retention,
             backup: new.backup,
+            dump: new.dump,
             drill: new.drill,
             ..self.config.clone()
         };
