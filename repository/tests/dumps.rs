@@ -199,3 +199,18 @@ async fn what_is_condemned_is_not_offered_and_what_cannot_be_read_stays() {
     let dumps = Dumps::load(&branch).await.unwrap();
     assert_eq!((dumps.whole.len(), &dumps.unreadable[0].0), (1, &broken));
 }
+
+/// What has lost a file is no dump to rely on: it is not counted, and an older one stays in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_lacks_a_file_replaces_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let branch = branch(folder.path()).await;
+    let mut labels = Vec::new();
+    for _ in 0..3 {
+        labels.push(take(&branch, "shop").await);
+    }
+    let file = branch.read_dump(&labels[2]).await.unwrap().files().next().unwrap().object.clone();
+    std::fs::remove_file(folder.path().join(format!("main/7/dump/{}/{file}", labels[2]))).unwrap();
+    let rule = DumpRetention { keep: Some(1), window: None };
+    assert_eq!(after(&branch, rule, 1).await, labels[1..]);
+}

@@ -11,7 +11,7 @@ use proto::config::{Config, DumpConfig, DumpFormat};
 use proto::conninfo::ConnInfo;
 use repository::Repository;
 use repository::dump::{Contents, Selection};
-use restore::dump::DumpLine;
+use restore::dump::{DumpLine, narrowed};
 use restore::program::{GlobalArgs, Interrupt, Progress, failure};
 use restore::scratch::Binaries;
 
@@ -271,6 +271,9 @@ fn summary(dump: &Contents, took: std::time::Duration) -> String {
     );
     for part in &dump.parts {
         text += &format!("  {}: {}, {}\n", part.title(), part.format, HumanBytes(part.size_bytes()));
+    }
+    if let Some(lacks) = narrowed(&dump.selection) {
+        text += &format!("  only a part: {lacks}; `latest` never means it, its label does\n");
     }
     if dump.from_standby {
         text += "  taken from a standby\n";

@@ -329,6 +329,7 @@ impl Reload {
             log: new.log,
             retention: new.retention,
             backup: new.backup,
+            dump: new.dump,
             drill: new.drill,
             checklist: new.checklist,
             upkeep: new.upkeep,

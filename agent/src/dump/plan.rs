@@ -3,6 +3,10 @@
 use proto::config::DumpFormat;
 use repository::dump::{PartKind, Selection};
 
+/// So long does a tool wait for a table's lock, in milliseconds: ten minutes. Without an end a lock that somebody has forgotten
+/// would hold up the schedule for ever.
+const LOCK_TIMEOUT: &str = "--lock-wait-timeout=600000";
+
 /// What is to be dumped, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
@@ -65,7 +69,7 @@ impl Wish {
     pub fn steps(&self, databases: &[String]) -> Result<Vec<Step>, PlanError> {
         let selection = &self.selection;
         if selection.everything {
-            let mut arguments = vec!["--no-password".to_owned()];
+            let mut arguments = vec!["--no-password".to_owned(), LOCK_TIMEOUT.to_owned()];
             arguments.extend(self.content());
             return Ok(vec![self.dumpall(PartKind::Everything, arguments)]);
         }
@@ -78,7 +82,7 @@ impl Wish {
         }
         let mut steps = Vec::new();
         if selection.globals {
-            let arguments = ["--no-password", "--globals-only"].map(str::to_owned);
+            let arguments = ["--no-password", LOCK_TIMEOUT, "--globals-only"].map(str::to_owned);
             steps.push(self.dumpall(PartKind::Globals, arguments.into()));
         }
         let mut seen: Vec<&String> = Vec::new();
@@ -101,7 +105,8 @@ impl Wish {
 
     fn dump(&self, database: &str) -> Step {
         let (selection, format) = (&self.selection, self.format);
-        let mut arguments = vec!["--no-password".to_owned(), format!("--format={format}")];
+        let mut arguments = ["--no-password", LOCK_TIMEOUT].map(str::to_owned).to_vec();
+        arguments.push(format!("--format={format}"));
         match format {
             // The repository compresses, better and on a core of its own.
             DumpFormat::Custom => arguments.push("--compress=0".to_owned()),
@@ -114,6 +119,10 @@ impl Wish {
             DumpFormat::Plain | DumpFormat::Tar => {}
         }
         arguments.extend(self.content());
+        if !(selection.tables.is_empty() && selection.schemas.is_empty()) {
+            // Each of several must match: a misspelt one is a mistake that nobody should find out when it is needed.
+            arguments.push("--strict-names".to_owned());
+        }
         for (flag, patterns) in [
             ("--table", &selection.tables),
             ("--schema", &selection.schemas),
@@ -157,8 +166,8 @@ mod tests {
         let steps = all.steps(&names(&["postgres", "shop"])).unwrap();
         let of: Vec<_> = steps.iter().map(|step| (step.program, step.database.as_deref())).collect();
         assert_eq!(of, [("pg_dumpall", None), ("pg_dump", Some("postgres")), ("pg_dump", Some("shop"))]);
-        assert_eq!(steps[0].arguments, ["--no-password", "--globals-only"]);
-        assert_eq!(steps[1].arguments, ["--no-password", "--format=custom", "--compress=0"]);
+        assert_eq!(steps[0].arguments, ["--no-password", LOCK_TIMEOUT, "--globals-only"]);
+        assert_eq!(steps[1].arguments, ["--no-password", LOCK_TIMEOUT, "--format=custom", "--compress=0"]);
         let none = wish(Selection::default());
         assert_eq!(none.steps(&[]), Err(PlanError::Nothing));
     }
@@ -179,11 +188,13 @@ mod tests {
             steps[0].arguments,
             [
                 "--no-password",
+                LOCK_TIMEOUT,
                 "--format=directory",
                 "--compress=0",
                 "--no-sync",
                 "--jobs=4",
                 "--schema-only",
+                "--strict-names",
                 "--table=public.orders",
                 "--table=a b; c",
                 "--exclude-table=*.log",
@@ -208,6 +219,6 @@ mod tests {
             (steps.len(), steps[0].kind, steps[0].format),
             (1, PartKind::Everything, DumpFormat::Plain)
         );
-        assert_eq!(steps[0].arguments, ["--no-password", "--no-role-passwords"]);
+        assert_eq!(steps[0].arguments, ["--no-password", LOCK_TIMEOUT, "--no-role-passwords"]);
     }
 }

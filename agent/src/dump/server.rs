@@ -6,6 +6,7 @@ use proto::conninfo::{ConnInfo, TargetSession};
 use restore::program::failure;
 use restore::scratch::sql_message;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::backup::facts::APPLICATION_NAME;
 
@@ -26,11 +27,20 @@ pub struct Server {
 
 const FACTS: &str = "SELECT (SELECT system_identifier::text FROM pg_control_system()), \
                      current_setting('server_version_num')::int, pg_is_in_recovery(), \
-                     ARRAY(SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1)";
+                     ARRAY(SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname)";
 
 /// What the largest tables take, with what is stored beside them.
 const LARGEST: &str = "SELECT coalesce(sum(size), 0)::bigint FROM (SELECT pg_table_size(oid) AS size FROM pg_class \
                        WHERE relkind IN ('r', 'm') ORDER BY 1 DESC LIMIT $1) AS largest";
+
+/// The same as statistics know it, which takes no locks.
+const ESTIMATED: &str = "SELECT coalesce(sum(size), 0)::bigint FROM (SELECT current_setting('block_size')::bigint * \
+                         (c.relpages + coalesce(t.relpages, 0)) AS size FROM pg_class c \
+                         LEFT JOIN pg_class t ON t.oid = c.reltoastrelid \
+                         WHERE c.relkind IN ('r', 'm') ORDER BY 1 DESC LIMIT $1) AS largest";
+
+/// To ask for a table's size is to wait for its lock: so long, and no longer.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '2s'";
 
 impl Server {
     /// Looks at the server that the text names; of several hosts at the first that is of the wanted kind.
@@ -65,8 +75,17 @@ impl Server {
     pub async fn largest_tables(&self, database: &str, count: u16) -> anyhow::Result<u64> {
         let info = ConnInfo { dbname: database.to_owned(), ..self.info.clone() };
         let (client, _) = reach(info).await?;
-        let row = client.query_one(LARGEST, &[&i64::from(count)]).await;
-        let row = row.map_err(|error| anyhow::anyhow!(sql_message(&error)));
+        let count = i64::from(count);
+        let asked = async {
+            client.batch_execute(LOCK_TIMEOUT).await?;
+            match client.query_one(LARGEST, &[&count]).await {
+                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                    client.query_one(ESTIMATED, &[&count]).await
+                }
+                answer => answer,
+            }
+        };
+        let row = asked.await.map_err(|error| anyhow::anyhow!(sql_message(&error)));
         let bytes: i64 =
             row.with_context(|| format!("cannot look at the tables of {database}"))?.try_get(0)?;
         Ok(bytes.try_into().unwrap_or_default())

@@ -31,6 +31,12 @@ impl Dumps {
         Self::of(branch, branch.dumps().await?).await
     }
 
+    /// Whether this one is there.
+    pub fn has(&self, label: &DumpLabel) -> bool {
+        self.whole.iter().any(|dump| dump.label == *label)
+            || self.unreadable.iter().any(|(unreadable, _)| unreadable == label)
+    }
+
     /// Reads the contents of these. One that is gone meanwhile is left out.
     pub(crate) async fn of(branch: &Branch, labels: Vec<DumpLabel>) -> Result<Self> {
         let mut dumps = Self::default();

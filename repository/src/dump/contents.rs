@@ -233,7 +233,34 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const GOLDEN: &str = include_str!("../../tests/golden/dump.json");
+
+    proptest! {
+        /// Whatever lies there is read or refused, and what is read makes sense.
+        #[test]
+        fn no_contents_make_it_panic(at in 0..GOLDEN.len(), length in 0usize..40, text in "\\PC{0,12}") {
+            let mut bytes = GOLDEN.as_bytes().to_vec();
+            let end = (at + length).min(bytes.len());
+            bytes.splice(at..end, text.into_bytes());
+            if let Ok(contents) = Contents::parse(&bytes, &Key::root()) {
+                prop_assert!(contents.parts.iter().all(Part::is_sound));
+                prop_assert!(contents.files().all(|file| !file.object.as_str().contains('/')));
+                let _ = contents.tool_major();
+            }
+        }
+    }
+
+    #[test]
+    fn another_format_is_refused_by_its_number() {
+        let other = GOLDEN.replacen("\"format\":1", "\"format\":2", 1);
+        let error = Contents::parse(other.as_bytes(), &Key::root()).unwrap_err();
+        assert!(matches!(&error, Error::Invalid { why, .. } if why.contains("its format is 2")), "{error}");
+        assert!(Contents::parse(GOLDEN.as_bytes(), &Key::root()).is_ok());
+    }
 
     #[test]
     fn no_name_leads_out_of_its_folder() {

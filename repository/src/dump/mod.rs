@@ -71,6 +71,11 @@ pub(crate) fn contents_key(label: &DumpLabel) -> Key {
     folder().child(label).child(CONTENTS)
 }
 
+/// The key below the branch of an object of that dump.
+pub(crate) fn object_key(label: &DumpLabel, object: &FileName) -> Key {
+    folder().child(label).child(object)
+}
+
 impl Branch {
     /// All whole dumps that may be used, oldest first: those that `expire` has condemned may go at any time, and are left
     /// out.

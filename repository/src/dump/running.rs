@@ -102,6 +102,6 @@ impl Branch {
 
     /// The key below the branch of a dump's object.
     pub(super) fn dump_object(&self, label: &DumpLabel, object: &super::FileName) -> Key {
-        folder().child(label).child(object)
+        super::object_key(label, object)
     }
 }

@@ -9,9 +9,10 @@ use proto::config::DumpRetention;
 
 use super::plan::Why;
 use super::survey::Survey;
+use crate::Key;
 use crate::ObjectInfo;
 use crate::backup::SILENCE;
-use crate::dump::{DumpLabel, Member, Selection, parse_member};
+use crate::dump::{Contents, DumpFile, DumpLabel, Member, Selection, object_key, parse_member};
 
 /// Whether a dump stays, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +41,8 @@ pub enum DumpReason {
     Young(Duration),
     /// It is the last of its series: something always stays.
     Last,
+    /// Files of it are not there, or not as long as they were. Somebody should look; it replaces no other.
+    Broken,
     /// Nobody can tell what it is.
     Unreadable,
     /// The store's times cannot be relied on.
@@ -62,6 +65,7 @@ impl fmt::Display for DumpReason {
                 }
             }
             Self::Last => f.write_str("it is the last of its kind"),
+            Self::Broken => f.write_str("files of it are missing: `walkeep verify` names them"),
             Self::Unreadable => f.write_str("nobody can tell what it is: it cannot be read"),
             Self::Doubt => f.write_str("the store's times cannot be relied on"),
             Self::New => f.write_str("it was completed just now"),
@@ -91,10 +95,22 @@ pub(super) fn judge(
         *last = object.modified.max(*last);
     }
     let mut series: BTreeMap<&Selection, Vec<&DumpLabel>> = BTreeMap::new();
+    let sizes: BTreeMap<&Key, u64> = survey.objects.iter().map(|object| (&object.key, object.size)).collect();
+    let is_broken = |dump: &Contents| {
+        let is_there =
+            |file: &DumpFile| sizes.get(&object_key(&dump.label, &file.object)) == Some(&file.stored_bytes);
+        // One that was completed after the listing has files that were stored after it, too.
+        completed.contains_key(&dump.label) && !dump.files().all(is_there)
+    };
+    let mut verdicts: Vec<DumpVerdict> = Vec::new();
     for dump in &survey.dumps.whole {
+        if is_broken(dump) {
+            // It does not count: what cannot be brought back is no reason to let an older one go.
+            verdicts.push(DumpVerdict { label: dump.label.clone(), reasons: vec![DumpReason::Broken] });
+            continue;
+        }
         series.entry(&dump.selection).or_default().push(&dump.label);
     }
-    let mut verdicts: Vec<DumpVerdict> = Vec::new();
     for labels in series.values() {
         // Newest first: labels sort by time.
         for (rank, &label) in (0u32..).zip(labels.iter().rev()) {

@@ -12,7 +12,8 @@ use proto::conninfo::ConnInfo;
 use repository::Branch;
 use repository::dump::{Contents, DumpLabel, Dumps, Part};
 use restore::dump::{
-    Chosen, DumpLine, Load, Picks, UnreadableDump, choose, fetch_parts, load, prepare_database, told, way,
+    Chosen, DumpLine, Fit, Load, Picks, UnreadableDump, choose, fetch_parts, load, narrowed,
+    prepare_database, told, way,
 };
 use restore::prepare::open_branch;
 use restore::program::{self, GlobalArgs, Interrupt, Progress, failure, no_password};
@@ -23,7 +24,8 @@ use serde::Serialize;
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = MANUAL)]
 pub(crate) struct Args {
-    /// Which dump: a label, or "latest" for the newest that has what is named
+    /// Which dump: a label, or "latest" for the newest that has what is named, whole: one of single tables, or without some,
+    /// must be named by its label
     #[arg(value_name = "LABEL", default_value = "latest")]
     label: Which,
 
@@ -107,14 +109,15 @@ const MANUAL: &str = "\
   restore-cmd dump 20261124T013015Z-dump-1a2b3c --database shop --to-connection 'host=db2 dbname=postgres' \\
       --create-database shop_of_monday
 
-Every byte is held against its digest before success is told, and what is damaged is named. A whole database of the format custom or
-plain is loaded as it comes, in one transaction that is ended only when all of it was verified; for everything else a verified copy
-is made first in a directory of its own, walkeep-scratch-… below --scratch.
+Every byte is held against its digest before success is told, and what is damaged is named. A whole database of the format custom is
+loaded as it comes, in one transaction that is ended only when all of it was verified; for everything else a verified copy is made
+first in a directory of its own, walkeep-scratch-… below --scratch.
 
-Roles and tablespaces (--globals) are loaded before what they own; those that are there already stay as they are, and are told.
+Roles and tablespaces (--globals) are loaded before what they own. A role that is there already is told, and becomes what the dump says. A
+dump of everything is loaded into a server that has none of its databases: it stops at the first that is there.
 
-Exit codes: 0 done; 1 failed, and nothing was written or loaded, but for --jobs, --globals and a dump of everything: the message says
-so; 2 wrong usage.";
+Exit codes: 0 done; 1 failed, and nothing was written or loaded, but for --jobs, --globals and scripts (the format plain, a dump of
+everything): the message says so; 2 wrong usage.";
 
 #[derive(Clone, Debug)]
 enum Which {
@@ -143,6 +146,8 @@ struct Brought {
     output: Option<String>,
     /// The database that was loaded, if one was.
     database: Option<String>,
+    /// What of the databases the dump has not, in words; none: it has all.
+    narrowed: Option<String>,
     bytes: u64,
     seconds: f64,
 }
@@ -189,7 +194,13 @@ async fn done(global: &GlobalArgs, args: &Args, config: &Config) -> Result<Strin
     };
     let brought = tokio::select! {
         brought = Box::pin(bring) => brought,
-        () = interrupt.wait() => Err(failure("it was stopped by a signal", "nothing of it is where it should go")),
+        () = interrupt.wait() => Err(failure("it was stopped by a signal", match &args.output {
+            Some(_) => "nothing of it is where it should go",
+            None => {
+                "the tool was killed, and the server undoes what was one transaction: look what is there if it was a script, \
+                 or --jobs was given; a database of --create-database stays"
+            }
+        })),
     };
     progress.finish();
     let done = Brought {
@@ -197,6 +208,7 @@ async fn done(global: &GlobalArgs, args: &Args, config: &Config) -> Result<Strin
         parts: parts.iter().map(Part::title).collect(),
         output: args.output.as_ref().map(|path| path.display().to_string()),
         database: brought?,
+        narrowed: narrowed(&dump.selection),
         bytes,
         seconds: (begun.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
     };
@@ -208,16 +220,32 @@ async fn done(global: &GlobalArgs, args: &Args, config: &Config) -> Result<Strin
 
 /// The dump that is meant.
 async fn find(branch: &Branch, which: &Which, chosen: &Chosen) -> Result<Contents> {
-    if let Which::Label(label) = which {
-        return Ok(branch.read_dump(label).await?);
-    }
     let labels = branch.dumps().await?;
+    if let Which::Label(label) = which {
+        return match labels.contains(label) {
+            true => Ok(branch.read_dump(label).await?),
+            false => Err(absent(label)),
+        };
+    }
+    let mut partial: Option<Contents> = None;
     for label in labels.iter().rev() {
         let dump =
             branch.read_dump(label).await.context("the newest dump cannot be used: name another one")?;
-        if chosen.is_in(&dump) {
-            return Ok(dump);
+        match chosen.fit(&dump) {
+            Fit::Whole => return Ok(dump),
+            Fit::Partial => partial = partial.or(Some(dump)),
+            Fit::Absent => {}
         }
+    }
+    if let Some(partial) = partial {
+        let lacks = narrowed(&partial.selection).unwrap_or_default();
+        return Err(failure(
+            format!(
+                "no dump has what was named as a whole; {} is the newest of a part of it: {lacks}",
+                partial.label
+            ),
+            "name it by its label instead of \"latest\" if that part is meant",
+        ));
     }
     let (what, hint) = match labels.is_empty() {
         true => ("the repository has no dump of this cluster", "take one with `walkeep dump`"),
@@ -226,14 +254,31 @@ async fn find(branch: &Branch, which: &Which, chosen: &Chosen) -> Result<Content
     Err(failure(what, hint))
 }
 
+/// What is condemned may go at any time, and is not offered.
+fn absent(label: &DumpLabel) -> anyhow::Error {
+    failure(
+        format!("there is no dump {label}, or retention does not keep it any more"),
+        "`restore-cmd dump` lists those that there are",
+    )
+}
+
 async fn listed(branch: &Branch, args: &Args) -> Result<String> {
     let dumps = Dumps::load(branch).await?;
+    if let Which::Label(label) = &args.label
+        && !dumps.has(label)
+    {
+        return Err(absent(label));
+    }
     let is_meant = |dump: &&Contents| match &args.label {
         Which::Latest => true,
         Which::Label(label) => dump.label == *label,
     };
     let lines: Vec<DumpLine> = dumps.whole.iter().filter(is_meant).map(DumpLine::of).collect();
-    let unreadable = UnreadableDump::all(&dumps);
+    let unreadable = match &args.label {
+        Which::Label(label) if lines.is_empty() => UnreadableDump::of(&dumps, |other| other == label),
+        Which::Label(_) => Vec::new(),
+        Which::Latest => UnreadableDump::of(&dumps, |_| true),
+    };
     if args.json {
         let listing = serde_json::json!({ "dumps": lines, "unreadable_dumps": unreadable });
         return Ok(serde_json::to_string(&listing)? + "\n");
@@ -308,8 +353,9 @@ fn human(done: &Brought) -> String {
     };
     let took = HumanDuration(std::time::Duration::from_secs_f64(done.seconds));
     let what = done.parts.join(", ");
+    let lacks = done.narrowed.as_ref().map(|lacks| format!(": {lacks}")).unwrap_or_default();
     format!(
-        "{:<12} {what} of dump {}\n{:<12} {to}, {} ({took})\n",
+        "{:<12} {what} of dump {}{lacks}\n{:<12} {to}, {} ({took})\n",
         "brought back",
         done.dump,
         "to",

@@ -75,34 +75,33 @@ impl DumpLine {
         });
         names.collect::<Vec<_>>().join(", ")
     }
+}
 
-    /// What is left out or picked, in a few words; `None`: nothing.
-    fn narrowed(&self) -> Option<String> {
-        let of = &self.selection;
-        let mut words: Vec<String> = Vec::new();
-        for (what, patterns) in [
-            ("only tables", &of.tables),
-            ("only schemas", &of.schemas),
-            ("without tables", &of.exclude_tables),
-            ("without schemas", &of.exclude_schemas),
-            ("without rows of", &of.exclude_table_data),
-        ] {
-            words.extend((!patterns.is_empty()).then(|| format!("{what} {}", patterns.join(", "))));
-        }
-        words.extend(of.schema_only.then(|| "no rows".to_owned()));
-        words.extend(of.data_only.then(|| "rows only".to_owned()));
-        (!words.is_empty()).then(|| words.join("; "))
+/// What is left out or picked, in a few words; `None`: nothing, so that each database is whole.
+pub fn narrowed(of: &Selection) -> Option<String> {
+    let mut words: Vec<String> = Vec::new();
+    for (what, patterns) in [
+        ("only tables", &of.tables),
+        ("only schemas", &of.schemas),
+        ("without tables", &of.exclude_tables),
+        ("without schemas", &of.exclude_schemas),
+        ("without rows of", &of.exclude_table_data),
+    ] {
+        words.extend((!patterns.is_empty()).then(|| format!("{what} {}", patterns.join(", "))));
     }
+    words.extend(of.schema_only.then(|| "no rows".to_owned()));
+    words.extend(of.data_only.then(|| "rows only".to_owned()));
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 impl UnreadableDump {
-    /// Those of a branch.
-    pub fn all(dumps: &Dumps) -> Vec<Self> {
+    /// Those that are meant.
+    pub fn of(dumps: &Dumps, is_meant: impl Fn(&DumpLabel) -> bool) -> Vec<Self> {
         let one = |(label, error): &(DumpLabel, repository::Error)| Self {
             label: label.to_string(),
             error: error.to_string(),
         };
-        dumps.unreadable.iter().map(one).collect()
+        dumps.unreadable.iter().filter(|(label, _)| is_meant(label)).map(one).collect()
     }
 }
 
@@ -128,7 +127,7 @@ pub fn told(dumps: &[DumpLine], unreadable: &[UnreadableDump]) -> String {
             HumanBytes(dump.stored_bytes).to_string(),
             dump.summary()
         );
-        for words in [dump.narrowed(), dump.note.clone()].into_iter().flatten() {
+        for words in [narrowed(&dump.selection), dump.note.clone()].into_iter().flatten() {
             let _ = writeln!(text, "    {words}");
         }
         if dump.from_standby {

@@ -8,9 +8,10 @@ mod fetch;
 mod line;
 mod load;
 mod way;
+mod words;
 
-pub use choose::{Chosen, choose};
+pub use choose::{Chosen, Fit, choose};
 pub use fetch::fetch_parts;
-pub use line::{DumpLine, UnreadableDump, told};
+pub use line::{DumpLine, UnreadableDump, narrowed, told};
 pub use load::{Load, load, prepare_database};
 pub use way::{Picks, Way, way};

@@ -38,9 +38,23 @@ pub struct Way {
     /// Whether it reads what comes out of the repository as it comes. It loads in one transaction then, and cannot end that
     /// before it has the last byte, which it gets when all are verified. Else a verified copy on disk comes first.
     pub pipes: bool,
-    /// Whether statements may fail because what they make is there already, as the role does as which they are run.
-    pub tolerant: bool,
+    /// What it is of if it is a script of SQL.
+    pub script: Option<Script>,
 }
+
+/// What a script of SQL makes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Script {
+    /// What one database holds.
+    Database,
+    /// Roles and tablespaces. Some are there already, as the role is as which it runs.
+    Globals,
+    /// These, and then databases, none of which may be there.
+    Everything,
+}
+
+/// Makes `psql` stop at the first statement that fails.
+pub(super) const STOP: &str = "--set=ON_ERROR_STOP=1";
 
 impl Picks {
     /// Whether less than all of it is loaded.
@@ -69,12 +83,19 @@ fn script(part: &Part, picks: &Picks) -> Result<Way, Refusal> {
         );
     }
     let mut arguments = ["--no-psqlrc", "--quiet", "--no-password"].map(str::to_owned).to_vec();
-    // One that makes databases cannot be one transaction, and one that makes roles meets those that are there.
-    let whole = part.kind == PartKind::Database;
-    if whole {
-        arguments.extend(["--single-transaction", "--set=ON_ERROR_STOP=1"].map(str::to_owned));
-    }
-    Ok(Way { program: "psql", arguments, schemas: Vec::new(), pipes: whole, tolerant: !whole })
+    // One that makes databases cannot be one transaction, and one that makes roles meets those that are there: of these the
+    // codes are told.
+    let script = match part.kind {
+        PartKind::Database => Script::Database,
+        PartKind::Globals => Script::Globals,
+        PartKind::Everything => Script::Everything,
+    };
+    arguments.extend(match script {
+        Script::Database => vec!["--single-transaction".to_owned(), STOP.to_owned()],
+        Script::Globals | Script::Everything => vec!["--set=VERBOSITY=verbose".to_owned()],
+    });
+    // Never piped: a script ends the transaction by itself, at each of its large objects.
+    Ok(Way { program: "psql", arguments, schemas: Vec::new(), pipes: false, script: Some(script) })
 }
 
 fn archive(part: &Part, picks: &Picks) -> Result<Way, Refusal> {
@@ -100,12 +121,16 @@ fn archive(part: &Part, picks: &Picks) -> Result<Way, Refusal> {
     ];
     arguments.extend(flags.iter().filter(|(_, given)| *given).map(|(flag, _)| (*flag).to_owned()));
     let (schemas, tables) = named(picks)?;
+    if !(schemas.is_empty() && tables.is_empty()) {
+        // A name that nothing has is a mistake, and no empty selection.
+        arguments.push("--strict-names".to_owned());
+    }
     arguments.extend(schemas.iter().map(|name| format!("--schema={name}")));
     arguments.extend(tables.iter().map(|name| format!("--table={name}")));
     // Of a custom archive that is loaded whole the last byte is needed for the last table. A tar file has an end that nobody
     // needs, and whoever picks may be done before the end.
     let pipes = part.format == DumpFormat::Custom && !picks.is_narrow() && picks.jobs <= 1;
-    Ok(Way { program: "pg_restore", arguments, schemas, pipes, tolerant: false })
+    Ok(Way { program: "pg_restore", arguments, schemas, pipes, script: None })
 }
 
 /// `pg_restore` knows names of tables, and apart from that names of schemas.
@@ -163,7 +188,7 @@ mod tests {
             assert!(!way(&database(DumpFormat::Custom), &narrow).unwrap().pipes, "{narrow:?}");
         }
         let script = way(&database(DumpFormat::Plain), &Picks::default()).unwrap();
-        assert!(script.pipes && !script.tolerant && script.program == "psql");
+        assert_eq!((script.pipes, script.script, script.program), (false, Some(Script::Database), "psql"));
         assert!(script.arguments.contains(&"--single-transaction".to_owned()));
     }
 
@@ -171,8 +196,9 @@ mod tests {
     fn globals_meet_what_is_there() {
         for kind in [PartKind::Globals, PartKind::Everything] {
             let way = way(&part(kind, DumpFormat::Plain), &Picks::default()).unwrap();
+            assert!(!way.pipes && way.arguments.contains(&"--set=VERBOSITY=verbose".to_owned()));
             assert!(
-                way.tolerant && !way.pipes && !way.arguments.contains(&"--single-transaction".to_owned())
+                !way.arguments.iter().any(|argument| argument == "--single-transaction" || argument == STOP)
             );
         }
     }
@@ -188,7 +214,7 @@ mod tests {
         assert!(way(&database(DumpFormat::Plain), &tables(&["x"])).is_err());
         assert!(way(&database(DumpFormat::Custom), &tables(&["a.x", "b.y"])).is_err());
         let both = way(&database(DumpFormat::Custom), &tables(&["a.x", "a.y"])).unwrap();
-        assert_eq!(&both.arguments[3..], ["--schema=a", "--table=x", "--table=y"]);
+        assert_eq!(&both.arguments[3..], ["--strict-names", "--schema=a", "--table=x", "--table=y"]);
     }
 
     #[test]

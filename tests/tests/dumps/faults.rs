@@ -93,8 +93,14 @@ fn what_cannot_work_is_told_beforehand_pg15() -> Result<()> {
     dump(&scene, &["--format", "zip"])?.failed(2, &["\"directory\""]);
     dump(&scene, &["--everything", "--table", "x"])?.failed(2, &[]);
     dump(&scene, &["--database", SHOP, "--table", "nothing"])?.refused(1, &["pg_dump ended with", "nothing"]);
+    // One of two is misspelt.
+    dump(&scene, &["--database", SHOP, "--table", "orders", "--table", "customer"])?
+        .refused(1, &["pg_dump ended with", "customer"]);
     let dry = dump(&scene, &["--dry-run"])?.ok()?.stdout;
-    assert!(dry.contains("pg_dumpall --no-password --globals-only") && dry.contains(SHOP), "{dry}");
+    assert!(
+        dry.contains("pg_dumpall --no-password") && dry.contains("--globals-only") && dry.contains(SHOP),
+        "{dry}"
+    );
     scene.bring(&["latest", "--output", "/nonexistent/x"])?.refused(1, &["no dump of this cluster"]);
 
     // Programs that are too old, or not there.

@@ -85,8 +85,10 @@ fn selections_are_honoured_pg15() -> Result<()> {
         (3, &["--exclude-schema", "accounts", "--schema-only"], "customers,orders"),
     ] {
         let name = format!("selected {at}");
-        scene.dump(&[&["--database", SHOP], selection].concat())?;
-        scene.load(&name, &["latest"])?.ok()?;
+        let part = label(&scene.dump(&[&["--database", SHOP], selection].concat())?)?;
+        // A part of a database is not the newest dump of it.
+        scene.load(&name, &["latest"])?.refused(1, &["no dump has what was named as a whole", &part]);
+        scene.load(&name, &[&part])?.ok()?;
         assert_eq!(scene.server.sql_in(&name, tables)?, there, "{selection:?}");
     }
     assert_eq!(
@@ -102,6 +104,14 @@ fn selections_are_honoured_pg15() -> Result<()> {
         (scene.server.sql_in("one", tables)?, count("one", "customers")?),
         ("customers".into(), "200".into())
     );
+    for misspelt in [["--table", "customer"], ["--schema", "account"]] {
+        let arguments = [&[whole.as_str(), "--table", "public.customers"], &misspelt[..]].concat();
+        scene.load("misspelt", &arguments)?.refused(1, &[]);
+        ensure!(!scene.has_database("misspelt")?, "{misspelt:?}");
+    }
+    scene
+        .load("misspelt", &[&whole, "--table", "customer"])?
+        .refused(1, &["pg_restore ended with", "customer"]);
     scene.load("two", &[&whole, "--schema", "accounts"])?.ok()?;
     assert_eq!(
         (scene.server.sql_in("two", tables)?, count("two", "accounts.\"Log\"")?),
@@ -139,6 +149,11 @@ fn selections_are_honoured_pg15() -> Result<()> {
     scene.bring(&["latest", "--output", &folder.display().to_string()])?.ok()?;
     assert!(folder.join("%globals.sql").is_file() && folder.join("postgres.dump").is_file());
     scene.dump(&["--everything"])?;
+    // Where its databases are, nothing is loaded over them.
+    scene
+        .bring(&["latest", "--to-connection", &there])?
+        .refused(1, &["psql ended with", "42P04", "none of its databases"]);
+    assert_eq!((count("one", "orders")?, count("postgres", "small")?), ("8000".into(), "10".into()));
     let script = scene.world.at("files").join("everything.sql");
     scene.bring(&["latest", "--output", &script.display().to_string()])?.ok()?;
     let script = fs::read_to_string(script)?;
@@ -159,11 +174,11 @@ fn what_is_damaged_is_named_and_not_loaded_pg15() -> Result<()> {
         let of = objects.iter().filter(|object| object.key.contains(&format!("/dump/{label}/file-")));
         Ok(of.max_by_key(|object| object.size).context("no object")?.key.clone())
     };
-    for label in [&damaged, &directory] {
+    // In the data; and in the proof behind it, when all of the data has been read and looked well.
+    for (label, from_end) in [(&directory, 1500), (&damaged, 100)] {
         let key = largest(label)?;
         let path = scene.repo.folder().join(&key);
-        // Near the end: a reader without digests would have used all that lies before.
-        flip_byte(&path, fs::metadata(&path)?.len() - 1500)?;
+        flip_byte(&path, fs::metadata(&path)?.len() - from_end)?;
         scene.load("damaged", &[label.as_str()])?.failed(1, &[&key, "is damaged"]);
         ensure!(!scene.has_database("damaged")?, "something was loaded");
         let output = scene.world.at("damaged.out");

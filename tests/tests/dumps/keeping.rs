@@ -58,6 +58,7 @@ fn by_count_and_by_age_pg15_s3() -> Result<()> {
         Ok(scene.objects()?.iter().any(|key| key.starts_with(&format!("{label}/"))))
     };
     ensure!(is_there(&nightly[0])? && is_there(&nightly[1])?, "gone before the grace period was over");
+    scene.load("condemned", &[&nightly[0]])?.refused(1, &["there is no dump", &nightly[0]]);
     scene.repo.s3_server().pass(25 * HOUR);
     scene.agent.walkeep(&["expire"])?.ok()?;
     ensure!(!is_there(&nightly[0])? && !is_there(&nightly[1])?, "{:?}", scene.objects()?);
