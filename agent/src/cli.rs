@@ -6,7 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use restore::program::{self, CompletionsArgs, GlobalArgs, ManArgs};
 
 use crate::commands::{
-    backup, check, drill, dump, expire, find, init, keep, list, push, run, status, verify,
+    backup, check, checklist, drill, dump, expire, find, health, init, keep, list, push, run, status, upkeep,
+    verify,
 };
 
 /// WAL archiving, streaming and base backup for PostgreSQL.
@@ -39,6 +40,12 @@ enum Verb {
     Status(status::StatusArgs),
     /// Is this server protected? Every setting and permission, and WAL that arrives in the repository
     Check(check::CheckArgs),
+    /// How is the server? Sessions, tables, indexes, room, replication, and what grows
+    Health(health::HealthArgs),
+    /// What is to be looked at each day, week and month: green, yellow or red, and what to do
+    Checklist(checklist::ChecklistArgs),
+    /// VACUUM, ANALYZE and REINDEX CONCURRENTLY, where it is worth it, and when it is allowed
+    Upkeep(upkeep::UpkeepArgs),
     /// Is everything in the repository that is needed? With --deep every byte is read, and compared with its digest
     Verify(verify::VerifyArgs),
     /// Restore for real into a scratch directory, start PostgreSQL on it, prove it, record the proof
@@ -81,6 +88,9 @@ impl Cli {
                 Verb::Keep(args) => Box::pin(keep::run(&global, args)).await,
                 Verb::Status(args) => Box::pin(status::run(&global, args)).await,
                 Verb::Check(args) => Box::pin(check::run(&global, args)).await,
+                Verb::Health(args) => Box::pin(health::run(&global, args)).await,
+                Verb::Checklist(args) => Box::pin(checklist::run(&global, args)).await,
+                Verb::Upkeep(args) => Box::pin(upkeep::run(&global, args)).await,
                 Verb::Verify(args) => Box::pin(verify::run(&global, args)).await,
                 Verb::Drill(args) => Box::pin(drill::run(&global, *args)).await,
                 Verb::Find(args) => Box::pin(find::run(&global, args)).await,

@@ -13,7 +13,7 @@ pub enum Severity {
     Ok,
     /// Nothing is lost by it today.
     Warning,
-    /// Something cannot be restored, or will not be.
+    /// Something cannot be restored, or will not be; or the server is about to stop.
     Error,
 }
 
@@ -69,6 +69,11 @@ impl Findings {
     /// Whether no finding is an error. Warnings do not count.
     pub fn is_ok(&self) -> bool {
         self.ok
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter()
     }
 
     /// 0, or 1 if a finding is an error.

@@ -3,7 +3,8 @@
 //! From the bottom up: [`store`] makes files, S3, GCS and Azure behave alike; [`sealed`] gives every object a
 //! header, compression, encryption and a digest; [`repository`] and [`branch`] know which objects there are;
 //! the WAL's are in [`wal`], a base backup's in [`pack`], [`manifest`] and [`backup`]; [`catalogue`] says
-//! what can be restored from them, [`retention`] what may go, [`drill`] what was proven, [`dump`] what was taken logically, [`run`] what the agent did by itself. The layout of the
+//! what can be restored from them, [`retention`] what may go, [`drill`] what was proven, [`dump`] what was taken logically,
+//! [`run`] what the agent did by itself, [`look`] what the server was like. The layout of the
 //! keys is in [`branch`], the bytes of each object in `docs/format.md`.
 
 pub mod audit;
@@ -17,6 +18,7 @@ pub mod drill;
 pub mod dump;
 pub mod error;
 pub mod key;
+pub mod look;
 pub mod manifest;
 pub mod pack;
 pub mod repository;

@@ -39,12 +39,31 @@ pub enum Job {
     VerifyDeep,
     /// A restore for proof.
     Drill,
+    /// Upkeep of the server's databases.
+    Upkeep,
+    /// The daily checklist.
+    ChecklistDaily,
+    /// The weekly checklist.
+    ChecklistWeekly,
+    /// The monthly checklist.
+    ChecklistMonthly,
 }
 
 impl Job {
     /// All, in their order.
-    pub const ALL: [Job; 7] =
-        [Job::Full, Job::Incremental, Job::Dump, Job::Expire, Job::Verify, Job::VerifyDeep, Job::Drill];
+    pub const ALL: [Job; 11] = [
+        Job::Full,
+        Job::Incremental,
+        Job::Dump,
+        Job::Expire,
+        Job::Verify,
+        Job::VerifyDeep,
+        Job::Drill,
+        Job::Upkeep,
+        Job::ChecklistDaily,
+        Job::ChecklistWeekly,
+        Job::ChecklistMonthly,
+    ];
 
     /// The word in names, JSON and the configuration.
     pub const fn as_str(self) -> &'static str {
@@ -56,7 +75,16 @@ impl Job {
             Self::Verify => "verify",
             Self::VerifyDeep => "verify_deep",
             Self::Drill => "drill",
+            Self::Upkeep => "upkeep",
+            Self::ChecklistDaily => "checklist_daily",
+            Self::ChecklistWeekly => "checklist_weekly",
+            Self::ChecklistMonthly => "checklist_monthly",
         }
+    }
+
+    /// Whether it is a checklist: one that fails has found something.
+    pub const fn is_checklist(self) -> bool {
+        matches!(self, Self::ChecklistDaily | Self::ChecklistWeekly | Self::ChecklistMonthly)
     }
 }
 
@@ -216,7 +244,7 @@ mod tests {
             "20261124T013015123Z-verify",
             "20261124T013015123Z-verify-ok",
             "20261124T013015123Z-verify-passed-00000000000000a1",
-            "20261124T013015123Z-dump-ok-00000000000000a1",
+            "20261124T013015123Z-copy-ok-00000000000000a1",
             "20261124T013015Z-full-ok-00000000000000a1",
             "é0261124T013015123Z-full-ok-00000000000000a1",
         ] {

@@ -19,6 +19,7 @@ use repository::backup::{BackupKind, BackupLabel, Intent};
 use repository::catalogue::Inventory;
 use repository::drill::{Check, PROOF_FORMAT, Proof, ProofBackup, ProofTarget, Reached, Took, Verdict};
 use repository::dump::{Contents, DUMP_FORMAT, DumpFile, Part, PartKind, Selection};
+use repository::look::{DatabaseFigures, Figures, LOOK_FORMAT, LogPosition, TableFigures};
 use repository::manifest::{
     Controls, Entry, ExternalConfig, MANIFEST_FORMAT, Manifest, ManifestHead, RawBytes, SafePath, Tablespace,
     WalRange,
@@ -431,4 +432,49 @@ async fn the_record_of_a_run_has_not_changed() {
     let full = branch.record_run(&earlier).await.unwrap();
     assert_eq!(branch.recorded_runs().await.unwrap(), [full, failed.clone()]);
     assert_eq!(branch.recorded_run(&failed).await.unwrap(), run());
+}
+
+fn figures() -> Figures {
+    Figures {
+        format: LOOK_FORMAT,
+        at: Timestamp::from_second(1_795_483_815).unwrap(),
+        program: "walkeep 0.1.0".into(),
+        host: "db1".into(),
+        databases: vec![DatabaseFigures {
+            name: "shop".into(),
+            size_bytes: 9_000_000,
+            commits: 7,
+            blocks_hit: 90,
+            blocks_read: 10,
+            temp_bytes: 0,
+            counted_since: None,
+            calls: Some(3),
+            seconds: Some(0.5),
+        }],
+        tables: vec![TableFigures {
+            database: "shop".into(),
+            name: "public.orders".into(),
+            size_bytes: 8192,
+        }],
+        log: Some(LogPosition { file: "log/postgresql.log".into(), offset: 12 }),
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_the_server_has_not_changed() {
+    let text = serde_json::to_string(&figures()).unwrap() + "\n";
+    if std::env::var("WALKEEP_GOLDEN").is_ok_and(|value| value == "write") {
+        fs::write(golden("look.json"), &text).unwrap();
+    }
+    let known = fs::read_to_string(golden("look.json")).unwrap();
+    assert_eq!(text, known);
+    assert_eq!(serde_json::from_str::<Figures>(&known).unwrap(), figures());
+
+    let folder = tempfile::tempdir().unwrap();
+    copy(&golden("repository"), folder.path());
+    let branch = open(folder.path()).await.only_branch(&"main".parse().unwrap()).await.unwrap();
+    assert!(branch.looks().await.unwrap().is_empty());
+    let name = branch.keep_look(&figures()).await.unwrap();
+    assert_eq!(branch.looks().await.unwrap(), std::slice::from_ref(&name));
+    assert_eq!(branch.look(&name).await.unwrap(), figures());
 }

@@ -14,6 +14,7 @@ use proto::wal::SegmentSize;
 use proto::{Lsn, ServerTime, SystemId, TimelineId};
 use repository::backup::{BackupLabel, BackupRef};
 use repository::catalogue::Inventory;
+use repository::look::{Figures, LOOK_FORMAT};
 use repository::manifest::{Entry, Manifest, SafePath};
 use repository::pack::PackWriter;
 use repository::retention::{Keep, KeepError, Plan, Survey, Swept};
@@ -491,5 +492,37 @@ async fn old_records_of_runs_go_and_the_newest_of_each_outcome_stay() {
     world.store.pass(2 * DAY);
     world.expire(None).await;
     assert_eq!(world.branch.recorded_runs().await.unwrap(), [failed, drill, second, young]);
+    world.check().await;
+}
+
+#[tokio::test]
+async fn looks_of_more_than_a_year_ago_go() {
+    let world = World::aged(1).await;
+    let keep = async |day: i64| {
+        let figures = Figures {
+            format: LOOK_FORMAT,
+            at: Timestamp::from_second(1_795_483_815 + day * 86_400).unwrap(),
+            program: "walkeep".into(),
+            host: "db1".into(),
+            databases: Vec::new(),
+            tables: Vec::new(),
+            log: None,
+        };
+        world.branch.keep_look(&figures).await.unwrap()
+    };
+    let old = keep(0).await;
+    world.store.pass(2 * DAY);
+    let young = keep(2).await;
+    world.store.pass(399 * DAY);
+    let (_, plan) = world.plan(None).await;
+    let goes: Vec<String> = plan.removals.iter().map(|removal| removal.key.to_string()).collect();
+    assert!(goes.contains(&old.key().to_string()) && !goes.contains(&young.key().to_string()), "{goes:?}");
+    world.expire(None).await;
+    world.store.pass(DAY / 2);
+    world.expire(None).await;
+    assert_eq!(world.branch.looks().await.unwrap(), [old, young.clone()], "what is condemned waits");
+    world.store.pass(DAY);
+    world.expire(None).await;
+    assert_eq!(world.branch.looks().await.unwrap(), [young]);
     world.check().await;
 }

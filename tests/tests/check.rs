@@ -14,6 +14,20 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// About the machine that the test runs on, and the servers that it happens to have.
 const OF_THE_MACHINE: [&str; 3] = ["version", "wal_space", "repository_space"];
 
+/// What the settings review has to say: servers of tests log where the harness wants it, and trust it.
+const OF_THE_REVIEW: [&str; 10] = [
+    "autovacuum",
+    "log_collector",
+    "log_connections",
+    "log_durations",
+    "log_events",
+    "pg_hba",
+    "pg_hba_address",
+    "pg_hba_md5",
+    "pg_hba_trust",
+    "server_tls",
+];
+
 /// A server that has everything, and an agent beside it.
 struct Scene {
     world: World,
@@ -38,7 +52,9 @@ impl Found {
 
     fn bad(&self) -> Vec<&Value> {
         let ok = |finding: &&Value| finding["severity"] != "ok";
-        let ours = |finding: &&Value| OF_THE_MACHINE.iter().all(|code| finding["code"] != *code);
+        let ours = |finding: &&Value| {
+            OF_THE_MACHINE.iter().chain(&OF_THE_REVIEW).all(|code| finding["code"] != *code)
+        };
         self.0.iter().filter(ok).filter(ours).collect()
     }
 }
@@ -58,6 +74,8 @@ impl Scene {
         }
         let server = server.start(&world)?;
         server.sql("GRANT EXECUTE ON FUNCTION pg_switch_wal() TO walkeep")?;
+        server.sql("GRANT SELECT ON pg_hba_file_rules TO walkeep")?;
+        server.sql("GRANT EXECUTE ON FUNCTION pg_hba_file_rules() TO walkeep")?;
         let mut agent = Agent::configure(&world, &server, &repo)?;
         agent.set("retention", "window", "\"14d\"")?;
         agent.init()?;
@@ -78,7 +96,14 @@ impl Scene {
             "ended with {:?}: {json}",
             output.code
         );
+        let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+        let manual = fs::read_to_string(manual).context(manual)?;
         for finding in &findings {
+            let code = finding["code"].as_str().context("no code")?;
+            ensure!(
+                !OF_THE_REVIEW.contains(&code) || manual.contains(&format!("`{code}`")),
+                "docs/operations.md does not tell of {code}"
+            );
             let needs_fix = finding["severity"] != "ok";
             ensure!(needs_fix == finding["fix"].is_string(), "a fix where one is needed: {finding}");
         }
@@ -354,6 +379,69 @@ fn stored(major: u32) -> Result<()> {
     scene.wait(&[("server", "error"), ("round_trip", "error")]).map(drop)
 }
 
+/// How the server logs, who gets in, whether it cleans up: each wrong once, and cured by what is printed.
+fn review(major: u32) -> Result<()> {
+    let Some(mut scene) = Scene::of(major, StoreKind::File)? else { return Ok(()) };
+    scene.server.sql("REVOKE EXECUTE ON FUNCTION pg_hba_file_rules() FROM walkeep")?;
+    let found = scene.wait(&[
+        ("pg_hba", "warning"),
+        ("pg_hba_trust", "none"),
+        ("log_collector", "warning"),
+        ("log_durations", "warning"),
+        ("log_connections", "warning"),
+        ("log_events", "warning"),
+        ("autovacuum", "ok"),
+        ("server_tls", "ok"),
+    ])?;
+    for code in ["pg_hba", "log_durations", "log_connections", "log_events"] {
+        scene.paste(&found.fix(code)?)?;
+    }
+    ensure!(scene.paste(&found.fix("log_collector")?)?, "nobody was told to restart the server");
+    scene.wait(&[
+        ("log_durations", "ok"),
+        ("log_connections", "ok"),
+        ("log_events", "ok"),
+        ("pg_hba", "ok"),
+    ])?;
+
+    let file = scene.server.data().join("pg_hba.conf");
+    let mut lines = [
+        "local all all trust",
+        "local replication all trust",
+        "host all all 127.0.0.1/32 md5",
+        "host shop app 0.0.0.0/0 scram-sha-256",
+    ];
+    fs::write(&file, lines.join("\n") + "\n")?;
+    let found = scene.wait(&[
+        ("pg_hba_trust", "warning"),
+        ("pg_hba_md5", "warning"),
+        ("pg_hba_address", "warning"),
+        ("pg_hba", "ok"),
+    ])?;
+    let (md5, wide) = (found.fix("pg_hba_md5")?, found.fix("pg_hba_address")?);
+    ensure!(found.fix("pg_hba_trust")?.contains("instead of line 1"), "{:?}", found.fix("pg_hba_trust"));
+    ensure!(md5.contains("instead of line 3") && wide.contains("instead of line 4"), "{md5} {wide}");
+    let line = |fix: &str| fix.lines().last().unwrap_or_default().to_owned();
+    let (md5, wide) = (line(&md5), line(&wide));
+    (lines[2], lines[3]) = (&md5, &wide);
+    fs::write(&file, lines.join("\n") + "\n")?;
+    scene.wait(&[("pg_hba_md5", "ok"), ("pg_hba_address", "ok"), ("pg_hba", "ok")])?;
+    fs::write(&file, lines.join("\n") + "\nhost all all nowhere\n")?;
+    scene.wait(&[("pg_hba", "warning")])?;
+    fs::write(&file, lines.join("\n") + "\n")?;
+
+    scene.set("autovacuum", "off")?;
+    scene.reload()?;
+    let found = scene.wait(&[("autovacuum", "warning")])?;
+    scene.paste(&found.fix("autovacuum")?)?;
+    scene.wait(&[("autovacuum", "ok")])?;
+    scene.set("autovacuum_vacuum_scale_factor", "0.9")?;
+    scene.reload()?;
+    let found = scene.wait(&[("autovacuum", "warning")])?;
+    scene.paste(&found.fix("autovacuum")?)?;
+    scene.wait(&[("autovacuum", "ok")]).map(drop)
+}
+
 fn is_segment(key: &str) -> bool {
     key.contains("/wal/") && !key.contains("/tail/") && !key.contains(".history") && !key.contains(".backup")
 }
@@ -399,6 +487,11 @@ fn restarts_pg18() -> Result<()> {
 #[test]
 fn synchronous_pg15() -> Result<()> {
     synchronous(15)
+}
+
+#[test]
+fn review_pg15() -> Result<()> {
+    review(15)
 }
 
 #[test]

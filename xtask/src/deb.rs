@@ -98,6 +98,7 @@ fn stage(root: &Root<'_>, programs: &Path) -> Result<()> {
         ("LICENSE", "copyright"),
         ("docs/configuration.md", "configuration.md"),
         ("docs/format.md", "format.md"),
+        ("docs/operations.md", "operations.md"),
         ("docs/rebuild.sh", "rebuild.sh"),
         ("packaging/walkeep.toml", "examples/walkeep.toml"),
     ] {

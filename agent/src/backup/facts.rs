@@ -11,6 +11,7 @@ use proto::page::BLOCK_SIZE;
 use proto::{Lsn, TimelineId};
 use restore::conf::identifier;
 use restore::program::failure;
+use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::pages::SEGMENT_BLOCKS;
@@ -24,7 +25,7 @@ const SETTINGS: &str = "SELECT name, setting FROM pg_settings WHERE name IN ('ar
     'max_replication_slots', 'max_wal_senders', 'segment_size', 'summarize_wal', 'wal_level')";
 
 /// The key of the advisory lock: "walkeep" in ASCII.
-const BACKUP_LOCK: i64 = 0x0077_616C_6B65_6570;
+pub(crate) const BACKUP_LOCK: i64 = 0x0077_616C_6B65_6570;
 
 /// A session for plain SQL.
 pub struct Sql {
@@ -196,6 +197,29 @@ impl Sql {
         });
         let both = ranges.zip(limits.collect::<Option<_>>());
         both.context("the server told of its WAL summaries in an unknown way")
+    }
+
+    /// All rows of an answer, each as a value of `T` whose fields are called as the columns are: the server makes JSON of them.
+    pub(crate) async fn many<T: DeserializeOwned>(&self, query: &str) -> anyhow::Result<Vec<T>> {
+        let rows = self.rows(&format!("SELECT coalesce(json_agg(q), '[]') FROM ({query}) q")).await?;
+        let json = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten());
+        let json = json.context("the server gave no answer")?;
+        serde_json::from_str(&json).context("the server answered in an unknown way")
+    }
+
+    /// The only row of an answer.
+    pub(crate) async fn one<T: DeserializeOwned>(&self, query: &str) -> anyhow::Result<T> {
+        self.many(query).await?.into_iter().next().context("the server answered with no row")
+    }
+
+    /// Runs a statement of which only matters whether it was done; else the server's code for what has happened, if it said
+    /// one, and its words.
+    pub(crate) async fn run(&self, statement: &str) -> Result<(), (Option<String>, String)> {
+        let done = self.client.batch_execute(statement).await;
+        done.map_err(|error| {
+            let state = error.code().map(|state| state.code().to_owned());
+            (state, sql_error(error).to_string())
+        })
     }
 
     /// Runs a query of ours; fields come as text, `None` for NULL.

@@ -17,6 +17,7 @@ use repository::catalogue::Inventory;
 use repository::{Branch, Key, Repository, Store};
 
 use super::command::{flag, words};
+use super::hba;
 use super::observed::{Agent, Archiver, Backup, Cluster, Failed, Observed, Program, Server, Space, Stored};
 use crate::backup::facts::{APPLICATION_NAME, Sql};
 use crate::commands::init::hba_line;
@@ -25,25 +26,41 @@ use crate::commands::init::hba_line;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The settings that matter.
-const SETTINGS: [&str; 21] = [
+const SETTINGS: [&str; 37] = [
     "archive_command",
     "archive_library",
     "archive_mode",
     "archive_timeout",
+    "autovacuum",
+    "autovacuum_analyze_scale_factor",
+    "autovacuum_freeze_max_age",
+    "autovacuum_naptime",
+    "autovacuum_vacuum_cost_delay",
+    "autovacuum_vacuum_scale_factor",
     "data_checksums",
     "data_directory",
     "fsync",
     "full_page_writes",
     "idle_replication_slot_timeout",
+    "listen_addresses",
+    "log_checkpoints",
+    "log_connections",
+    "log_destination",
+    "log_disconnections",
+    "log_lock_waits",
+    "log_min_duration_statement",
+    "logging_collector",
     "max_replication_slots",
     "max_slot_wal_keep_size",
     "max_wal_senders",
     "max_wal_size",
     "password_encryption",
     "server_version_num",
+    "ssl",
     "summarize_wal",
     "synchronous_commit",
     "synchronous_standby_names",
+    "track_counts",
     "wal_level",
     "wal_segment_size",
     "wal_sender_timeout",
@@ -167,6 +184,9 @@ async fn server(config: &Config, info: &ConnInfo) -> anyhow::Result<(Server, Sql
         server.archiver.waiting = row.text(0).parse().unwrap_or_default();
     }
     server.synchronous_overrides = overrides(&sql).await?;
+    if only_row(&sql, hba::MAY_ASK).await?.is(0) {
+        server.hba = Some(sql.many(hba::LINES).await?);
+    }
     server.slot = sql.slot(&config.stream.slot).await?;
     let before = Timestamp::now();
     let theirs = sql.clock().await?;
@@ -220,7 +240,7 @@ fn middle(before: Timestamp, after: Timestamp) -> Timestamp {
 }
 
 /// Whether the server is on another machine, as far as the configuration tells.
-fn is_remote(info: &ConnInfo) -> bool {
+pub(crate) fn is_remote(info: &ConnInfo) -> bool {
     info.hosts.iter().any(|host| match &host.address {
         Address::Unix(_) => false,
         Address::Name(name) => name != "localhost",
@@ -280,7 +300,7 @@ fn other(config: &Config, file: &Path) -> Option<String> {
     (!keys.is_empty()).then(|| format!("{} has another {}", file.display(), keys.join(" and another ")))
 }
 
-fn space(place: &Path) -> Option<Space> {
+pub(crate) fn space(place: &Path) -> Option<Space> {
     let found = rustix::fs::statvfs(place).ok()?;
     Some(Space {
         place: place.display().to_string(),

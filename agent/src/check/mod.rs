@@ -6,6 +6,7 @@
 
 mod command;
 mod gather;
+mod hba;
 mod observed;
 mod round_trip;
 mod rules;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use proto::config::Config;
 
 use crate::finding::Findings;
+pub(crate) use gather::{is_remote, space};
 
 /// Examines the server of `config`. `archive_command`: the right one for this installation. `timeout`: for the proof.
 ///

@@ -8,6 +8,7 @@ use proto::client::ServerVersion;
 use proto::config::Config;
 use proto::{Lsn, TimelineId};
 
+use super::hba::HbaLine;
 use crate::backup::facts::{Slot, archives_to_us};
 
 /// Something that could not be looked at, in one sentence, and what to do about it.
@@ -63,6 +64,8 @@ pub(super) struct Server {
     pub(super) archiver: Archiver,
     /// `synchronous_commit` as it is set for single roles or databases: the statement that takes it back, and the value.
     pub(super) synchronous_overrides: Vec<(String, String)>,
+    /// pg_hba.conf; `None`: the role may not see it.
+    pub(super) hba: Option<Vec<HbaLine>>,
     /// How far its clock is ahead of ours.
     pub(super) clock_ahead: SignedDuration,
     /// Where the server's WAL lies, if that can be seen from here.
@@ -94,10 +97,10 @@ pub(super) struct Program {
 
 /// Room on a disk, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Space {
-    pub(super) place: String,
-    pub(super) free: u64,
-    pub(super) total: u64,
+pub(crate) struct Space {
+    pub(crate) place: String,
+    pub(crate) free: u64,
+    pub(crate) total: u64,
 }
 
 /// What the agent says.

@@ -220,6 +220,7 @@ impl Class {
             | Why::OldSign(_)
             | Why::OldEpoch(_)
             | Why::OldRun
+            | Why::OldLook
             | Why::OldDumpSign(_) => Self::Rest,
         }
     }
@@ -233,7 +234,7 @@ impl Class {
             Self::Packs => "packs that no backup needs",
             Self::Wal => "WAL that no backup needs",
             Self::Fragments => "fragments and journals of segments that are stored whole",
-            Self::Rest => "old signs of life, manifests, epochs and records of runs",
+            Self::Rest => "old signs of life, manifests, epochs, records of runs and looks",
         }
     }
 }

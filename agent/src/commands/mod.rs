@@ -2,16 +2,19 @@
 
 pub mod backup;
 pub mod check;
+pub mod checklist;
 pub mod drill;
 pub mod dump;
 pub mod expire;
 pub mod find;
+pub mod health;
 pub mod init;
 pub mod keep;
 pub mod list;
 pub mod push;
 pub mod run;
 pub mod status;
+pub mod upkeep;
 pub mod verify;
 
 use std::io::{ErrorKind, Write};

@@ -20,6 +20,7 @@ use super::list::BackupLine;
 use crate::archive::{Archive, KnownSegments};
 use crate::backoff::Backoff;
 use crate::drill::LastDrills;
+use crate::health::{self, HealthState};
 use crate::http::{self, Watched};
 use crate::notify::{Event, EventKind, Events, Notifier, watch_agent};
 use crate::schedule::{Keeper, Runner, Schedule};
@@ -64,6 +65,17 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
     let state = AgentState::new(cluster.clone(), Arc::new(newest));
     let archive = Archive::new(repository.clone(), cluster.clone(), known.clone());
 
+    let health = HealthState::default();
+    if config.health.enabled {
+        let watch = health::Watch {
+            config: config.clone(),
+            postgres: super::conninfo(&config)?,
+            repository: repository.clone(),
+            state: health.clone(),
+        };
+        // Should it die of a defect, its metrics grow old: that costs no WAL.
+        tokio::spawn(watch.keep(stop.clone()));
+    }
     if config.http.listen.is_some() {
         let watched = Watched {
             state: state.clone(),
@@ -75,6 +87,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
             synchronous: config.stream.synchronous,
             flush_interval: config.stream.flush_interval,
             refresh: config.http.refresh,
+            health: health.clone(),
         };
         watching.get_or_init(|| watched.watch(&stop));
     }
@@ -268,6 +281,8 @@ impl Reload {
             retention: new.retention,
             backup: new.backup,
             drill: new.drill,
+            checklist: new.checklist,
+            upkeep: new.upkeep,
             ..self.config.clone()
         };
         Ok(())

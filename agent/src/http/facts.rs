@@ -7,9 +7,11 @@ use proto::Lsn;
 use repository::store::Written;
 
 use super::history::Sample;
-use super::look::{Look, RepositoryFacts, ServerFacts};
+use super::look::{RepositoryFacts, ServerFacts};
 use crate::archive::ArchiveStatus;
 use crate::counters::Durations;
+use crate::health::Examination;
+use crate::looks::Look;
 use crate::schedule::ScheduleStatus;
 use crate::stream::{PutKind, StreamPhase, StreamStatus};
 use crate::troubles::Trouble;
@@ -61,6 +63,8 @@ pub(super) struct Facts {
     pub(super) history: Vec<Sample>,
     pub(super) repository: Look<RepositoryFacts>,
     pub(super) server: Look<ServerFacts>,
+    /// Where `[health]` has it watched.
+    pub(super) health: Look<Examination>,
 }
 
 /// What would be lost if the server burned now.

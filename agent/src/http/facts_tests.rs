@@ -46,6 +46,7 @@ pub(in crate::http) fn nothing() -> Facts {
         history: Vec::new(),
         repository: Look::default(),
         server: Look::default(),
+        health: Look::default(),
     }
 }
 
@@ -160,6 +161,7 @@ pub(in crate::http) fn everything() -> Facts {
     histogram.record(Duration::from_millis(3));
     histogram.record(Duration::from_millis(30));
     let puts = |kind| Puts { kind, durations: histogram.durations(), bytes: 4096 };
+    let health = crate::health::examined(|observed| observed.disk.as_mut().unwrap().free = 1 << 30);
     let look = Duration::from_millis(120);
     Facts {
         stream: StreamStatus {
@@ -205,6 +207,7 @@ pub(in crate::http) fn everything() -> Facts {
             .collect(),
         repository: Look { found: Some((Arc::new(found), ago(30), look)), failure: None },
         server: Look { found: Some((Arc::new(server), ago(10), look)), failure: None },
+        health: Look { found: Some((Arc::new(health), ago(20), look)), failure: None },
         ..nothing()
     }
 }

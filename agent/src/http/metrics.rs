@@ -30,9 +30,11 @@ macro_rules! metrics {
 
         /// All of them, in the order of the output.
         #[cfg(test)]
-        static ALL: &[&Metric] = &[$(&$id),*];
+        pub(super) static ALL: &[&Metric] = &[$(&$id),*];
     };
 }
+
+mod health;
 
 metrics! {
     BUILD = "walkeep_build_info", Gauge, ["cluster", "version"],
@@ -187,6 +189,7 @@ pub(super) fn text(facts: &Facts) -> String {
     out.metric(&REPOSITORY_TOOK).one(facts.repository.found.as_ref().map(|(.., took)| took.as_secs_f64()));
     repository(out, facts.repository.facts(), facts.now);
     jobs(out, facts);
+    health::samples(out, facts);
     text.finish()
 }
 

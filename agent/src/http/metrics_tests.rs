@@ -12,10 +12,15 @@ fn samples(text: &str) -> Vec<(String, f64)> {
     text.lines().filter(|line| !line.starts_with('#')).map(of).collect()
 }
 
+/// Those of all modules.
+fn all() -> impl Iterator<Item = &'static &'static Metric> {
+    ALL.iter().chain(super::health::ALL)
+}
+
 #[test]
 fn names_and_units_are_as_prometheus_asks() {
     let mut names = BTreeSet::new();
-    for metric in ALL {
+    for metric in all() {
         let name = metric.name;
         assert!(names.insert(name), "{name} is there twice");
         assert!(name.starts_with("walkeep_"), "{name}");
@@ -35,7 +40,7 @@ fn all_are_told_and_in_the_manual() {
         std::fs::read_to_string(&manual).unwrap_or_else(|error| panic!("{}: {error}", manual.display()));
     let rows: BTreeSet<&str> = manual.lines().filter(|line| line.starts_with("| `walkeep_")).collect();
     let mut expected = BTreeSet::new();
-    for metric in ALL {
+    for metric in all() {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let row = format!(
             "| `{}` | {} | {} | {} |",
@@ -113,6 +118,12 @@ fn the_facts_are_in_the_samples() {
         ("walkeep_job_running{job=\"verify\"}", 1.0),
         ("walkeep_job_last_succeeded{job=\"drill\"}", 0.0),
         ("walkeep_job_last_duration_seconds{job=\"full\"}", 60.0),
+        ("walkeep_health_reachable", 1.0),
+        ("walkeep_health_finding{code=\"dead_rows\"}", 0.0),
+        ("walkeep_health_finding{code=\"disk\"}", 2.0),
+        ("walkeep_connections{state=\"idle\"}", 8.0),
+        ("walkeep_database_size_bytes{database=\"shop\"}", 1_073_741_824.0),
+        ("walkeep_checkpoints_total{kind=\"requested\"}", 5.0),
     ] {
         assert!((value(name) - expected).abs() < 1e-6, "{name} is {}", value(name));
     }

@@ -13,8 +13,10 @@ use tokio::time::MissedTickBehavior;
 use super::exposure::Exposure;
 use super::facts::{Calls, Facts, Puts};
 use super::history::History;
-use super::look::{RepositoryFacts, ServerFacts, Shared, look_at_repository, look_at_server};
+use super::look::{RepositoryFacts, ServerFacts, look_at_repository, look_at_server};
 use crate::archive::ArchiveCounts;
+use crate::health::HealthState;
+use crate::looks::Shared;
 use crate::server::AgentState;
 use crate::stop::stopped;
 use crate::stream::PutKind;
@@ -45,6 +47,8 @@ pub struct Watched {
     pub flush_interval: Duration,
     /// How often the repository and the server are looked at.
     pub refresh: Duration,
+    /// The server's health, looked at by somebody else if at all.
+    pub health: HealthState,
 }
 
 /// The same, being watched. Cheap to clone.
@@ -165,6 +169,7 @@ impl Watching {
             history,
             repository: inner.repository.get(),
             server: inner.server.get(),
+            health: inner.watched.health.0.get(),
         }
     }
 }

@@ -26,6 +26,14 @@ pub enum EventKind {
     DrillPassed,
     /// A drill has failed.
     DrillFailed,
+    /// Upkeep was done.
+    UpkeepDone,
+    /// It could not be done, or not all of it.
+    UpkeepFailed,
+    /// A checklist was gone through, and nothing of it is red.
+    ChecklistDone,
+    /// Something of it is red, or it could not be gone through.
+    ChecklistFailed,
     /// WAL is missing for good.
     Gap,
     /// The server has dropped what the slot should have kept.
@@ -56,14 +64,20 @@ impl EventKind {
     /// How much it matters.
     pub fn severity(self) -> Severity {
         match self {
-            Self::BackupDone | Self::DumpDone | Self::DrillPassed | Self::ArchiveBack | Self::StreamBack => {
-                Severity::Info
-            }
+            Self::BackupDone
+            | Self::DumpDone
+            | Self::DrillPassed
+            | Self::UpkeepDone
+            | Self::ChecklistDone
+            | Self::ArchiveBack
+            | Self::StreamBack => Severity::Info,
             Self::BackupFailed
             | Self::DumpFailed
             | Self::ExpireFailed
             | Self::VerifyFailed
             | Self::DrillFailed
+            | Self::UpkeepFailed
+            | Self::ChecklistFailed
             | Self::Gap
             | Self::SlotLost
             | Self::Diverged
@@ -78,6 +92,7 @@ impl EventKind {
             Self::BackupDone => Some(Self::BackupFailed),
             Self::DumpDone => Some(Self::DumpFailed),
             Self::DrillPassed => Some(Self::DrillFailed),
+            Self::UpkeepDone => Some(Self::UpkeepFailed),
             Self::ArchiveBack => Some(Self::ArchiveFailing),
             Self::StreamBack => Some(Self::StreamDown),
             _ => None,
@@ -93,6 +108,12 @@ impl EventKind {
             (Job::Dump, false) => Self::DumpFailed,
             (Job::Drill, true) => Self::DrillPassed,
             (Job::Drill, false) => Self::DrillFailed,
+            (Job::Upkeep, true) => Self::UpkeepDone,
+            (Job::Upkeep, false) => Self::UpkeepFailed,
+            (Job::ChecklistDaily | Job::ChecklistWeekly | Job::ChecklistMonthly, true) => Self::ChecklistDone,
+            (Job::ChecklistDaily | Job::ChecklistWeekly | Job::ChecklistMonthly, false) => {
+                Self::ChecklistFailed
+            }
             (Job::Expire, false) => Self::ExpireFailed,
             (Job::Verify | Job::VerifyDeep, false) => Self::VerifyFailed,
             (Job::Expire | Job::Verify | Job::VerifyDeep, true) => return None,

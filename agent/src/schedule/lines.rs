@@ -109,6 +109,9 @@ pub(super) fn summary(job: Job, printed: &str) -> Option<String> {
             let failure = proof["failure"].as_str().map(|failure| format!(": {failure}")).unwrap_or_default();
             Some(format!("{} with {label}{failure}", proof["verdict"].as_str()?))
         }
+        Job::Upkeep | Job::ChecklistDaily | Job::ChecklistWeekly | Job::ChecklistMonthly => {
+            Some(json()?["summary"].as_str()?.to_owned())
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod state;
 
 pub use keeper::Keeper;
 pub use memory::LastRun;
+pub(crate) use plan::time_zone;
 pub use plan::{Due, LastTimes, Schedule, ScheduleError};
 pub use process::Runner;
 pub(crate) use process::end_with_the_agent;

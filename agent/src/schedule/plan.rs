@@ -107,7 +107,7 @@ impl Schedule {
     /// The first of them that is wrong.
     pub fn new(config: &ScheduleConfig, cluster: &ClusterName) -> Result<Self, ScheduleError> {
         let (zone, zone_name) = match &config.timezone {
-            Some(name) => (zone(name).ok_or_else(|| ScheduleError::Zone(name.clone()))?, name.clone()),
+            Some(name) => (time_zone(name).ok_or_else(|| ScheduleError::Zone(name.clone()))?, name.clone()),
             None => {
                 let zone = TimeZone::system();
                 let name = zone.iana_name().unwrap_or("the system's").to_owned();
@@ -122,6 +122,10 @@ impl Schedule {
             (Job::Verify, &config.verify),
             (Job::VerifyDeep, &config.verify_deep),
             (Job::Drill, &config.drill),
+            (Job::Upkeep, &config.upkeep),
+            (Job::ChecklistDaily, &config.checklist_daily),
+            (Job::ChecklistWeekly, &config.checklist_weekly),
+            (Job::ChecklistMonthly, &config.checklist_monthly),
         ];
         let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         let mut times = BTreeMap::new();
@@ -200,7 +204,7 @@ impl Schedule {
 }
 
 /// By its name, or in POSIX's form.
-fn zone(name: &str) -> Option<TimeZone> {
+pub(crate) fn time_zone(name: &str) -> Option<TimeZone> {
     // A name is looked for first: "EST5EDT" is both.
     TimeZone::get(name).or_else(|_| TimeZone::posix(name)).ok()
 }
@@ -234,6 +238,10 @@ mod tests {
             Job::VerifyDeep => &mut config.verify_deep,
             Job::Dump => &mut config.dump,
             Job::Drill => &mut config.drill,
+            Job::Upkeep => &mut config.upkeep,
+            Job::ChecklistDaily => &mut config.checklist_daily,
+            Job::ChecklistWeekly => &mut config.checklist_weekly,
+            Job::ChecklistMonthly => &mut config.checklist_monthly,
         };
         *key = Some(text.to_owned());
         config

@@ -107,6 +107,10 @@ fn verb(job: Job) -> &'static [&'static str] {
         Job::Verify => &["verify", "--json"],
         Job::VerifyDeep => &["verify", "--deep", "--json"],
         Job::Drill => &["drill", "--json"],
+        Job::Upkeep => &["upkeep", "--json"],
+        Job::ChecklistDaily => &["checklist", "daily", "--json"],
+        Job::ChecklistWeekly => &["checklist", "weekly", "--json"],
+        Job::ChecklistMonthly => &["checklist", "monthly", "--json"],
     }
 }
 

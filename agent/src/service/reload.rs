@@ -28,6 +28,8 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
         ("backup", old.backup != new.backup),
         ("drill", old.drill != new.drill),
         ("dump", old.dump != new.dump),
+        ("checklist", old.checklist != new.checklist),
+        ("upkeep", old.upkeep != new.upkeep),
     ];
     let later = [
         ("repository", old.repository != new.repository),
@@ -38,6 +40,7 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
         ("storage", old.storage != new.storage),
         ("compression", old.compression != new.compression),
         ("encryption", old.encryption != new.encryption),
+        ("health", old.health != new.health),
         ("http", old.http != new.http),
     ];
     let names = |keys: &[(&'static str, bool)]| keys.iter().filter(|key| key.1).map(|key| key.0).collect();

@@ -123,10 +123,10 @@ impl FromStr for UploadRate {
     }
 }
 
-const FORM: &str = "a size with its unit, such as 500KiB, 20MiB or 20MB";
+pub(super) const FORM: &str = "a size with its unit, such as 500KiB, 20MiB or 20MB";
 
 /// A size: a whole number and a unit.
-fn bytes(text: &str) -> Option<u64> {
+pub(super) fn bytes(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let unit: u64 = match unit.trim_start() {

@@ -5,14 +5,17 @@
 //! uses it.
 
 mod backup;
+mod checklist;
 mod dump;
 mod error;
+mod health;
 mod keys;
 mod log;
 mod names;
 mod notify;
 mod read;
 mod schedule;
+mod upkeep;
 mod values;
 
 use std::collections::BTreeMap;
@@ -22,12 +25,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use backup::{BackupConfig, BackupSource, ReadRate, TakeFrom, UploadRate};
+pub use checklist::ChecklistConfig;
 pub use dump::{DumpConfig, DumpFormat, DumpRetention};
 pub use error::ConfigError;
+pub use health::{HealthConfig, Size};
 pub use log::{LogConfig, LogLevel};
 pub use names::{ClusterName, ClusterNameError, SlotName, SlotNameError};
 pub use notify::NotifyConfig;
 pub use schedule::ScheduleConfig;
+pub use upkeep::{DayWindow, UpkeepConfig};
 
 /// Where the file is looked for when nothing names one.
 pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
@@ -74,6 +80,12 @@ pub struct Config {
     pub drill: DrillConfig,
     /// `[dump]`
     pub dump: DumpConfig,
+    /// `[health]`
+    pub health: HealthConfig,
+    /// `[checklist]`
+    pub checklist: ChecklistConfig,
+    /// `[upkeep]`
+    pub upkeep: UpkeepConfig,
     /// `[http]`
     pub http: HttpConfig,
 }
@@ -315,7 +327,7 @@ impl Config {
     }
 }
 
-/// `postgres` and `notify.webhook` may hold a secret: they are left out.
+/// `postgres`, `upkeep.postgres` and `notify.webhook` may hold a secret: they are left out.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -334,6 +346,9 @@ impl fmt::Debug for Config {
             .field("log", &self.log)
             .field("drill", &self.drill)
             .field("dump", &self.dump)
+            .field("health", &self.health)
+            .field("checklist", &self.checklist)
+            .field("upkeep", &self.upkeep)
             .field("http", &self.http)
             .finish()
     }

@@ -75,6 +75,9 @@ pub(super) fn config(text: &str) -> Result<Config, ConfigError> {
                 .unwrap_or(RetentionConfig::default().grace),
         },
         schedule: super::schedule::read(&reader)?,
+        health: super::health::read(&reader)?,
+        checklist: super::checklist::read(&reader)?,
+        upkeep: super::upkeep::read(&reader)?,
         notify: super::notify::read(&reader)?,
         log: super::log::read(&reader)?,
         drill: DrillConfig {
@@ -164,6 +167,10 @@ expire = "0 4 * * *"
 verify = "0 5 * * *"
 verify_deep = "0 5 * * 0"
 drill = "0 6 1 * *"
+upkeep = "0 1 * * 6"
+checklist_daily = "0 7 * * *"
+checklist_weekly = "0 7 * * 1"
+checklist_monthly = "0 7 1 * *"
 timezone = "Europe/Berlin"
 jitter = "10m"
 
@@ -197,6 +204,37 @@ scratch = "/srv/dumps"
 bindir = "/opt/pg/bin"
 keep = 7
 window = "30d"
+
+[health]
+enabled = true
+interval = "10m"
+connections = 70
+long_transaction = "30m"
+idle_in_transaction = "5m"
+blocked = "30s"
+cache_hit = 95
+dead_rows = 30
+unused_after = "14d"
+xid_age = 300_000_000
+replication_lag = "2GiB"
+temp_files = "1GiB"
+
+[checklist]
+folder = "/srv/reports"
+
+[upkeep]
+enabled = true
+postgres = "host=/var/run/postgresql user=postgres dbname=postgres"
+window = "01:00-05:00"
+budget = "30m"
+lock_timeout = "1s"
+dead_rows = 15
+changed_rows = 20
+tables = { "shop.public.orders" = 5 }
+reindex = false
+bloat = 40
+smallest_index = "16MiB"
+during_backup = true
 
 [http]
 listen = "127.0.0.1:9188"
@@ -242,6 +280,18 @@ refresh = "2m"
         assert_eq!(read.notify.webhook.as_deref(), Some("https://hooks.example.com/x"));
         assert_eq!(read.log.level, LogLevel::Debug);
         assert_ne!(read.notify.timeout, Config::default().notify.timeout);
+        assert_eq!(read.checklist.folder, Some(PathBuf::from("/srv/reports")));
+        let upkeep = &read.upkeep;
+        assert!(upkeep.enabled && upkeep.during_backup && !upkeep.reindex && upkeep.postgres.is_some());
+        assert_eq!(
+            (upkeep.window.and_then(|window| window.left(60)), upkeep.budget),
+            (Some(240), 30 * MINUTE)
+        );
+        assert_eq!((upkeep.tables["shop.public.orders"], upkeep.bloat), (5, 40));
+        assert_eq!(read.schedule.checklist_monthly.as_deref(), Some("0 7 1 * *"));
+        let health = &read.health;
+        assert_eq!((health.interval, health.connections, health.xid_age), (10 * MINUTE, 70, 300_000_000));
+        assert_eq!((health.replication_lag.0, health.temp_files.0), (2 << 30, 1 << 30));
         assert_eq!(read.http.listen.map(|address| address.port()), Some(9188));
         assert_eq!(read.http.refresh, 2 * MINUTE);
         assert!(
@@ -343,6 +393,10 @@ refresh = "2m"
             ("[notify]\nwebhook = \"hooks.example.com\"", "https://"),
             ("[notify]\ntimeout = \"0s\"", "from 1s to 10m"),
             ("[http]\nrefresh = \"10ms\"", "from 1s to 1d"),
+            ("[upkeep]\nwindow = \"at night\"", "two different times of the day"),
+            ("[upkeep]\ntables = { a = 101 }", "a table of whole numbers"),
+            ("[health]\nconnections = 101", "a whole number from 1 to 100"),
+            ("[health]\ntemp_files = \"many\"", "a size with its unit"),
             ("[storage]\nendpoint = \"http://127.0.0.1:9000\"", "allow_http = true"),
             ("[storage]\nendpoint = \"ftp://x\"", "https://"),
             ("[encryption]\nrecipients = [\"AGE-SECRET-KEY-1X\"]", "public keys"),

@@ -25,6 +25,14 @@ pub struct ScheduleConfig {
     pub verify_deep: Option<String>,
     /// `drill`: restores for proof.
     pub drill: Option<String>,
+    /// `upkeep`: VACUUM, ANALYZE and REINDEX, as `[upkeep]` says.
+    pub upkeep: Option<String>,
+    /// `checklist_daily`: the daily checklist.
+    pub checklist_daily: Option<String>,
+    /// `checklist_weekly`: the weekly one.
+    pub checklist_weekly: Option<String>,
+    /// `checklist_monthly`: the monthly one.
+    pub checklist_monthly: Option<String>,
     /// `timezone`: in which the times are meant: a name such as `"Europe/Berlin"`, or POSIX's own form, such as
     /// `"CET-1CEST,M3.5.0,M10.5.0/3"`. Default: the system's.
     pub timezone: Option<String>,
@@ -43,6 +51,10 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<ScheduleConfig, ConfigError> {
         verify: reader.cron("schedule.verify")?,
         verify_deep: reader.cron("schedule.verify_deep")?,
         drill: reader.cron("schedule.drill")?,
+        upkeep: reader.cron("schedule.upkeep")?,
+        checklist_daily: reader.cron("schedule.checklist_daily")?,
+        checklist_weekly: reader.cron("schedule.checklist_weekly")?,
+        checklist_monthly: reader.cron("schedule.checklist_monthly")?,
         timezone: reader.text("schedule.timezone")?,
         jitter: reader.duration("schedule.jitter", Duration::ZERO..=DAY)?.unwrap_or_default(),
     })

@@ -282,6 +282,24 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Per cents by name.
+    pub(super) fn percents(&self, key: &'static str) -> Result<BTreeMap<String, u32>, ConfigError> {
+        let Some(found) = self.find(key) else { return Ok(BTreeMap::new()) };
+        let percents: Option<BTreeMap<_, _>> = found.get().as_table().and_then(|table| {
+            let percent = |(name, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                let integer = value.get_ref().as_integer()?;
+                let number = u32::from_str_radix(integer.as_str(), integer.radix()).ok()?;
+                (1..=100).contains(&number).then(|| (name.get_ref().as_ref().to_owned(), number))
+            };
+            table.iter().map(percent).collect()
+        });
+        percents.ok_or_else(|| {
+            found.refuse(
+                "a table of whole numbers from 1 to 100 is expected, such as { \"shop.public.orders\" = 5 }",
+            )
+        })
+    }
+
     pub(super) fn recipients(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {
         let Some(found) = self.find(key) else { return Ok(Vec::new()) };
         let public_key = |text: &&str| {

@@ -17,6 +17,7 @@ use super::{Condemned, Survey};
 use crate::backup::{BackupLabel, Member, SILENCE, parse_member};
 use crate::catalogue::Coverage;
 use crate::dump::DumpLabel;
+use crate::look::LookName;
 use crate::pack::PackName;
 use crate::run::{Job, RunName};
 use crate::store::Leftover;
@@ -25,6 +26,9 @@ use crate::{Key, ObjectInfo};
 
 /// So many seconds, by the store's clock, is every run of a scheduled job remembered: 30 days.
 const REMEMBERED: i64 = 30 * 24 * 3600;
+
+/// The same of looks at the server: 400 days, so that a year can be compared with the one before.
+const LOOKS_REMEMBERED: i64 = 400 * 24 * 3600;
 
 /// Why an object goes. In the order in which they are deleted.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,6 +63,8 @@ pub enum Why {
     OldDumpSign(DumpLabel),
     /// A dump that was cut off.
     CutOffDump(DumpLabel),
+    /// A look at the server from long ago.
+    OldLook,
 }
 
 impl fmt::Display for Why {
@@ -81,6 +87,7 @@ impl fmt::Display for Why {
             Why::Dump(label) | Why::BesideDump(label) => write!(f, "retention does not keep dump {label}"),
             Why::OldDumpSign(label) => write!(f, "dump {label} is complete and needs no sign of life"),
             Why::CutOffDump(label) => write!(f, "dump {label} was cut off"),
+            Why::OldLook => f.write_str("it tells how the server was more than a year ago"),
         }
     }
 }
@@ -156,6 +163,7 @@ impl Plan {
         planner.runs();
         let (dumps, removals) = dumps::judge(survey, dumps, is_doubtful);
         planner.reasons.extend(removals);
+        planner.looks();
         let Planner { mut reasons, held_back, .. } = planner;
         reasons.sort_by(|a, b| (&a.1, &a.0.key).cmp(&(&b.1, &b.0.key)));
         let removal = |(object, why): (&ObjectInfo, Why)| {
@@ -229,6 +237,16 @@ impl Planner<'_> {
             let is_old = self.survey.now.duration_since(object.modified).as_secs() >= REMEMBERED;
             if is_old && !is_newest {
                 self.reasons.push((object, Why::OldRun));
+            }
+        }
+    }
+
+    /// Of the looks at the server the old ones go.
+    fn looks(&mut self) {
+        for object in &self.survey.objects {
+            let is_old = self.survey.now.duration_since(object.modified).as_secs() >= LOOKS_REMEMBERED;
+            if is_old && LookName::of_key(&object.key).is_some() {
+                self.reasons.push((object, Why::OldLook));
             }
         }
     }

@@ -111,7 +111,7 @@ impl Branch {
                 Err(error) => return Err(error),
             }
         }
-        for removal in due(|why| matches!(why, Why::OldEpoch(_) | Why::OldRun)) {
+        for removal in due(|why| matches!(why, Why::OldEpoch(_) | Why::OldRun | Why::OldLook)) {
             sweep.delete(removal).await?;
         }
         if condemned != survey.condemned {

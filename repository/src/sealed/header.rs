@@ -49,6 +49,8 @@ pub enum Kind {
     Drill,
     /// A scheduled job was run.
     Run,
+    /// What the server was like.
+    Look,
     /// A backup is to be kept.
     Keep,
     /// What is going to be deleted.
@@ -75,6 +77,7 @@ impl Kind {
             | Self::BackupHistory
             | Self::Drill
             | Self::Run
+            | Self::Look
             | Self::Keep
             | Self::Condemned
             | Self::Dump => Audience::Metadata,

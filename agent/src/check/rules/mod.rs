@@ -2,7 +2,10 @@
 
 mod access;
 mod archiving;
+mod authentication;
+mod autovacuum;
 mod backups;
+mod logging;
 mod repository;
 mod streaming;
 mod synchronous;
@@ -17,7 +20,7 @@ use crate::finding::Finding;
 type ServerRule = fn(&Observed, &Server) -> Option<Finding>;
 
 /// In the order in which the findings are told: what nothing works without comes first.
-const SERVER_RULES: [ServerRule; 17] = [
+const SERVER_RULES: [ServerRule; 27] = [
     wal::version,
     wal::primary,
     access::role,
@@ -35,6 +38,16 @@ const SERVER_RULES: [ServerRule; 17] = [
     wal::space,
     streaming::max_wal_senders,
     streaming::max_replication_slots,
+    authentication::readable,
+    authentication::trust,
+    authentication::weak,
+    authentication::wide,
+    authentication::server_tls,
+    autovacuum::autovacuum,
+    logging::collector,
+    logging::durations,
+    logging::connections,
+    logging::events,
 ];
 
 /// What protects the WAL, which only a primary writes: a standby cannot tell.

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use proto::config::{Config, Retention, RetentionConfig};
 
+use super::super::hba::HbaLine;
 use super::super::observed::{
     Agent, Archiver, Backup, Cluster, Failed, Observed, Program, Server, Space, Stored,
 };
@@ -20,16 +21,27 @@ fn healthy() -> Observed {
         ("archive_mode", "on"),
         ("archive_timeout", "0"),
         ("archive_library", ""),
+        ("autovacuum", "on"),
+        ("autovacuum_naptime", "60"),
         ("data_checksums", "on"),
         ("data_directory", "/srv/data"),
         ("fsync", "on"),
         ("full_page_writes", "on"),
         ("idle_replication_slot_timeout", "0"),
+        ("listen_addresses", "localhost"),
+        ("log_checkpoints", "on"),
+        ("log_connections", "on"),
+        ("log_destination", "stderr"),
+        ("log_disconnections", "on"),
+        ("log_lock_waits", "on"),
+        ("log_min_duration_statement", "1000"),
+        ("logging_collector", "on"),
         ("max_replication_slots", "10"),
         ("max_slot_wal_keep_size", "1024"),
         ("max_wal_senders", "10"),
         ("max_wal_size", "1024"),
         ("password_encryption", "scram-sha-256"),
+        ("ssl", "off"),
         ("summarize_wal", "on"),
         ("synchronous_commit", "on"),
         ("synchronous_standby_names", ""),
@@ -51,6 +63,10 @@ fn healthy() -> Observed {
             lost: false,
             restart_lsn: Some(proto::Lsn(0x300_0000)),
         }),
+        hba: Some(vec![
+            hba_line("local", None, "peer"),
+            hba_line("host", Some("10.1.0.0/16"), "scram-sha-256"),
+        ]),
         slots_used: 1,
         senders_used: 1,
         space: space(),
@@ -83,6 +99,20 @@ fn healthy() -> Observed {
         replication: Ok(()),
         agent: Ok(Agent { state: "streaming".to_owned(), last_error: None, lag_seconds: Some(0.1) }),
         repository: Ok(stored),
+    }
+}
+
+fn hba_line(kind: &str, address: Option<&str>, method: &str) -> HbaLine {
+    HbaLine {
+        number: 7,
+        kind: kind.to_owned(),
+        databases: vec!["all".to_owned()],
+        roles: vec!["all".to_owned()],
+        address: address.map(str::to_owned),
+        netmask: None,
+        method: method.to_owned(),
+        options: Vec::new(),
+        error: None,
     }
 }
 
@@ -321,4 +351,46 @@ fn our_name_is_found_as_the_server_finds_it() {
     ] {
         assert_eq!(named(names, "walkeep"), found, "{names}");
     }
+}
+
+#[test]
+fn who_gets_in_is_judged() {
+    use Severity::Warning;
+    let line = |line: HbaLine| with_server(|s| s.hba.as_mut().unwrap().push(line));
+    let found = only(line(hba_line("local", None, "trust")), "pg_hba_trust", Warning);
+    assert!(found.message.contains("line 7 (local all all trust)"), "{found:?}");
+    assert!(found.fix.unwrap().ends_with("local all all peer"));
+    let found = only(line(hba_line("host", Some("10.0.0.1/32"), "trust")), "pg_hba_trust", Warning);
+    assert!(found.fix.unwrap().ends_with("host all all 10.0.0.1/32 scram-sha-256"));
+    only(line(hba_line("host", Some("10.0.0.1/32"), "md5")), "pg_hba_md5", Warning);
+    only(line(hba_line("host", Some("10.0.0.1/32"), "password")), "pg_hba_md5", Warning);
+    let found = only(line(hba_line("host", Some("0.0.0.0/0"), "scram-sha-256")), "pg_hba_address", Warning);
+    assert!(found.fix.unwrap().ends_with("\nhost all all 10.0.0.0/8 scram-sha-256"));
+    assert!(line(hba_line("host", Some("all"), "reject")).iter().all(|f| f.severity == Severity::Ok));
+    let wrong = HbaLine { error: Some("no such method".to_owned()), ..hba_line("", None, "") };
+    only(line(wrong), "pg_hba", Warning);
+    let unseen = only(with_server(|s| s.hba = None), "pg_hba", Warning);
+    assert!(unseen.fix.unwrap().contains("GRANT EXECUTE ON FUNCTION pg_hba_file_rules() TO \"walkeep\";"));
+    only(with_setting("listen_addresses", "localhost,10.0.0.7"), "server_tls", Warning);
+    only(with_setting("listen_addresses", "*"), "server_tls", Warning);
+}
+
+#[test]
+fn logging_and_autovacuum_are_judged() {
+    use Severity::Warning;
+    only(with_setting("logging_collector", "off"), "log_collector", Warning);
+    only(with_setting("log_min_duration_statement", "-1"), "log_durations", Warning);
+    only(with_setting("log_min_duration_statement", "0"), "log_durations", Warning);
+    let found = only(with_setting("log_disconnections", "off"), "log_connections", Warning);
+    assert!(
+        found.message.starts_with("log_disconnections is off")
+            && !found.fix.unwrap().contains("log_connections")
+    );
+    // As 18 writes it.
+    only(with_setting("log_connections", ""), "log_connections", Warning);
+    assert!(with_setting("log_connections", "receipt").iter().all(|f| f.severity == Severity::Ok));
+    only(with_setting("log_lock_waits", "off"), "log_events", Warning);
+    only(with_setting("autovacuum", "off"), "autovacuum", Warning);
+    let found = only(with_setting("autovacuum_naptime", "86400"), "autovacuum", Warning);
+    assert!(found.fix.unwrap().starts_with("ALTER SYSTEM RESET autovacuum_naptime;"));
 }

@@ -2,8 +2,8 @@
 
 use repository::drill::Verdict;
 
-use super::html::{Html, html};
 use super::words::{between, moment, size, span};
+use crate::html::{Html, html};
 use crate::http::facts::Facts;
 use crate::stream::StreamPhase;
 

@@ -1,7 +1,7 @@
 //! The lag of the last hours as a picture: on a scale of powers of ten, since a second matters, and so does an hour.
 
-use super::html::{Html, html};
 use super::words::span;
+use crate::html::{Html, html};
 use crate::http::facts::Facts;
 use crate::http::history::{STEP, STEPS, Sample};
 

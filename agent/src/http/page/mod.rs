@@ -2,14 +2,13 @@
 //! nothing else.
 
 mod cards;
-mod html;
 mod lag;
 mod schedule;
 mod verdict;
 mod window;
 mod words;
 
-use html::{Html, html};
+use crate::html::{Html, html};
 use verdict::Level;
 use words::{between, moment, size, span};
 

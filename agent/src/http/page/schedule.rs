@@ -1,7 +1,7 @@
 //! What is done by itself, and how it went.
 
-use super::html::{Html, html};
 use super::words::{between, count, moment, span};
+use crate::html::{Html, html};
 use crate::http::facts::Facts;
 use crate::schedule::JobStatus;
 

@@ -8,8 +8,8 @@ use proto::{Lsn, TimelineId};
 use repository::backup::BackupKind;
 use repository::drill::Verdict;
 
-use super::html::{Html, html};
 use super::words::{between, count, moment, size};
+use crate::html::{Html, html};
 use crate::http::facts::Facts;
 use crate::http::look::RepositoryFacts;
 

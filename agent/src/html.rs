@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 /// A piece of a page. Fixed words of ours become one by [`Html::raw`], all else by [`Piece`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Html(String);
+pub(crate) struct Html(String);
 
 impl Html {
     /// What is written in this program's own source.
-    pub(super) fn raw(fixed: &'static str) -> Self {
+    pub(crate) fn raw(fixed: &'static str) -> Self {
         Self(fixed.to_owned())
     }
 
@@ -28,12 +28,12 @@ impl Html {
     }
 
     /// Adds another piece.
-    pub(super) fn push(&mut self, more: Html) {
+    pub(crate) fn push(&mut self, more: Html) {
         self.0.push_str(&more.0);
     }
 
     /// The text.
-    pub(super) fn into_string(self) -> String {
+    pub(crate) fn into_string(self) -> String {
         self.0
     }
 }
@@ -47,7 +47,7 @@ impl FromIterator<Html> for Html {
 }
 
 /// What can stand between fixed pieces: other HTML as it is, everything else escaped.
-pub(super) trait Piece {
+pub(crate) trait Piece {
     fn put_into(&self, html: &mut Html);
 }
 
@@ -86,15 +86,15 @@ impl Piece for f64 {
 /// `html!("<p class=\"" (class) "\">" (text) "</p>")`: literals as they are, values in parentheses escaped unless they are HTML.
 macro_rules! html {
     ($($fixed:literal $(($value:expr))*)*) => {{
-        let mut html = $crate::http::page::html::Html::default();
+        let mut html = $crate::html::Html::default();
         $(
-            html.push($crate::http::page::html::Html::raw($fixed));
-            $($crate::http::page::html::Piece::put_into(&$value, &mut html);)*
+            html.push($crate::html::Html::raw($fixed));
+            $($crate::html::Piece::put_into(&$value, &mut html);)*
         )*
         html
     }};
 }
-pub(super) use html;
+pub(crate) use html;
 
 #[cfg(test)]
 mod tests {
