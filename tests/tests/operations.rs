@@ -10,7 +10,6 @@ use jiff::{SignedDuration, Timestamp};
 use proto::config::Config;
 use repository::Repository;
 use repository::look::{DatabaseFigures, Figures, LOOK_FORMAT};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -280,27 +279,11 @@ fn upkeep_gives_way_pg15() -> Result<()> {
     // It has to wait for whoever may still look at what the old one shows.
     ensure!(index["outcome"] == "locked", "{first:#}");
     ensure!(scene.shop("SELECT count(*) FROM pg_index WHERE NOT indisvalid")? == "0", "{first:#}");
-
-    // Told to end, it ends the statement at work, and removes what that leaves behind.
-    let half = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
-    scene.agent.set("upkeep", "tables", "{ \"shop.public.busy\" = 100 }")?;
-    scene.agent.set("upkeep", "lock_timeout", "\"10m\"")?;
-    let mut told = scene.agent.spawn("walkeep", &["upkeep"])?;
-    wait_for("an index is half built", PATIENCE, || Ok((scene.shop(half)? != "0").then_some(())))
-        .with_context(|| scene.agent.log_text())?;
-    kill_process(Pid::from_child(&told), Signal::TERM)?;
-    wait_for("it has ended", PATIENCE, || Ok(told.try_wait()?.map(drop)))?;
-    let text = scene.agent.log_text();
-    ensure!(
-        scene.shop(half)? == "0" && text.contains("nothing more was begun: it was told to end"),
-        "{text}"
-    );
-    scene.agent.set("upkeep", "tables", "{}")?;
-    scene.agent.set("upkeep", "lock_timeout", "\"60s\"")?;
-
     drop((holder, reader));
     let alone = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'shop' AND pid <> pg_backend_pid()";
     wait_for("they are gone", PATIENCE, || Ok((scene.shop(alone)? == "0").then_some(())))?;
+
+    scene.agent.set("upkeep", "lock_timeout", "\"60s\"")?;
 
     // With nobody in the way it is done, and what was gained is told.
     scene.shop("UPDATE orders SET id = id")?;
