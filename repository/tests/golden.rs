@@ -475,6 +475,6 @@ async fn a_look_at_the_server_has_not_changed() {
     let branch = open(folder.path()).await.only_branch(&"main".parse().unwrap()).await.unwrap();
     assert!(branch.looks().await.unwrap().is_empty());
     let name = branch.keep_look(&figures()).await.unwrap();
-    assert_eq!(branch.looks().await.unwrap(), [name.clone()]);
+    assert_eq!(branch.looks().await.unwrap(), std::slice::from_ref(&name));
     assert_eq!(branch.look(&name).await.unwrap(), figures());
 }

@@ -283,6 +283,8 @@ fn upkeep_gives_way_pg15() -> Result<()> {
     let alone = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'shop' AND pid <> pg_backend_pid()";
     wait_for("they are gone", PATIENCE, || Ok((scene.shop(alone)? == "0").then_some(())))?;
 
+    scene.agent.set("upkeep", "lock_timeout", "\"60s\"")?;
+
     // With nobody in the way it is done, and what was gained is told.
     scene.shop("UPDATE orders SET id = id")?;
     scene.wait_planned("public.orders")?;
@@ -320,6 +322,7 @@ fn questions(major: u32) -> Result<()> {
     agent.init()?;
     agent.set("upkeep", "enabled", "true")?;
     agent.set("upkeep", "smallest_index", "\"64KiB\"")?;
+    agent.set("upkeep", "lock_timeout", "\"60s\"")?;
     let owner = server.conninfo().replace("user=walkeep", "user=postgres");
     agent.set("upkeep", "postgres", &format!("{owner:?}"))?;
     wait_for("the table is to be vacuumed", PATIENCE, || {

@@ -212,6 +212,11 @@ impl Sql {
         self.many(query).await?.into_iter().next().context("the server answered with no row")
     }
 
+    /// Whether the session is over, as far as is known here.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
     /// Runs a statement of which only matters whether it was done; else the server's code for what has happened, if it said
     /// one, and its words.
     pub(crate) async fn run(&self, statement: &str) -> Result<(), (Option<String>, String)> {

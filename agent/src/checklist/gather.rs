@@ -7,10 +7,11 @@ use proto::config::Config;
 use proto::socket::{Request, Response};
 use repository::Repository;
 use repository::catalogue::Inventory;
+use repository::run::Job;
 
-use super::seen::{Seen, Stored};
+use super::seen::{Agent, Seen, Stored};
 use crate::drill::LastDrills;
-use crate::schedule::LastRun;
+use crate::schedule::{LastRun, LastTimes, Schedule};
 
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -20,6 +21,12 @@ const MOST_LOOKS: usize = 60;
 
 /// From here on back they are read.
 const OLDEST_LOOK: SignedDuration = SignedDuration::from_hours(60 * 24);
+
+/// A job that was due longer ago and has not ended is told.
+const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(6);
+
+/// A job that was never run is told for a day.
+const A_DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// Asks everybody. A look at the server is kept, if it is time for one.
 pub async fn gather(config: &Config) -> Seen {
@@ -36,13 +43,20 @@ pub async fn gather(config: &Config) -> Seen {
     }
 }
 
-async fn agent(config: &Config) -> Result<(String, Option<String>), String> {
+async fn agent(config: &Config) -> Result<Agent, String> {
     let answer = crate::server::ask(&config.socket_path(), &Request::Status, PATIENCE).await;
     match answer.map_err(|error| error.to_string())? {
         Response::Status { json } => {
             let status: serde_json::Value = serde_json::from_str(&json).map_err(|error| error.to_string())?;
             let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-            Ok((text(&status["stream"]["state"]).unwrap_or_default(), text(&status["last_error"])))
+            let archive = &status["archive"];
+            Ok(Agent {
+                state: text(&status["stream"]["state"]).unwrap_or_default(),
+                last_error: text(&status["last_error"]),
+                archived: archive["stored"].as_u64().unwrap_or_default(),
+                not_archived: archive["failed"].as_u64().unwrap_or_default(),
+                archive_error: text(&archive["last_error"]),
+            })
         }
         Response::Failed { message } => Err(message),
         Response::Stored => Err("the agent answered something else than was asked".to_owned()),
@@ -70,7 +84,8 @@ async fn stored(config: &Config) -> repository::Result<Stored> {
         backups: listing.backups,
         ..Stored::default()
     };
-    for job in repository::run::Job::ALL {
+    stored.missed = missed(config, &stored, now);
+    for job in Job::ALL {
         let Some(last) = stored.runs.iter().rfind(|run| run.job == job) else { continue };
         let told = match branch.recorded_run(last).await {
             Ok(run) => LastRun::from(&run),
@@ -95,4 +110,26 @@ async fn stored(config: &Config) -> repository::Result<Stored> {
         }
     }
     Ok(stored)
+}
+
+/// Jobs that were due a while ago, and have not been run since: with one that takes long that is no fault yet.
+fn missed(config: &Config, stored: &Stored, now: Timestamp) -> Vec<(Job, Timestamp)> {
+    let schedule = match Schedule::new(&config.schedule, &config.cluster.clone().unwrap_or_default()) {
+        Ok(schedule) => schedule,
+        // The agent refuses it, and says so.
+        Err(error) => {
+            tracing::warn!("the schedule cannot be kept: {error}");
+            return Vec::new();
+        }
+    };
+    let mut last = LastTimes::default();
+    for run in &stored.runs {
+        last.note(run.job, run.started_at, run.succeeded);
+    }
+    let missed = |(job, _): (Job, &str)| {
+        // One that was never run may not have been in the schedule for longer.
+        let since = last.of(job).unwrap_or(now - A_DAY);
+        Some((job, schedule.next(job, since).filter(|due| *due <= now - LONGEST_RUN)?))
+    };
+    schedule.jobs().filter_map(missed).collect()
 }

@@ -211,7 +211,7 @@ pub(super) mod tests {
 
     #[test]
     fn curves_are_of_what_has_come_since() {
-        let looks = looks(&[(0, 0), (90, 10), (100, 100), (50, 50)]);
+        let looks = looks(&[(0, 0), (90, 10), (100, 100), (50, 150)]);
         assert_eq!(cache_hits(&looks), [(86_400, 90.0), (172_800, 10.0)], "a counter was set back");
         assert_eq!(statement_times(&looks)[0], (86_400, 0.002));
         let plots = plots(&looks);

@@ -24,10 +24,24 @@ pub struct Seen {
     pub streams: bool,
     /// The server.
     pub health: Result<Examination, String>,
-    /// The state of the running agent's stream, and its last error.
-    pub agent: Result<(String, Option<String>), String>,
+    /// The running agent.
+    pub agent: Result<Agent, String>,
     /// The repository.
     pub stored: Result<Stored, String>,
+}
+
+/// What the running agent says.
+#[derive(Debug, Clone, Default)]
+pub struct Agent {
+    /// The state of its stream.
+    pub state: String,
+    /// Its last error.
+    pub last_error: Option<String>,
+    /// The archiver's calls since it was started that succeeded, and that failed.
+    pub archived: u64,
+    pub not_archived: u64,
+    /// Why the last of them failed; `None` once one has succeeded again.
+    pub archive_error: Option<String>,
 }
 
 /// What the repository has of the cluster.
@@ -43,6 +57,8 @@ pub struct Stored {
     pub runs: Vec<RunName>,
     /// The last of each job.
     pub last_runs: BTreeMap<Job, LastRun>,
+    /// Jobs of the schedule that have not been run to their end since they were due, and since when.
+    pub missed: Vec<(Job, Timestamp)>,
     /// The last drills.
     pub drills: LastDrills,
     /// Looks at the server, oldest first.

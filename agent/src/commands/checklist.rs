@@ -1,6 +1,7 @@
 //! `walkeep checklist`: what is to be looked at each day, week and month.
 
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -55,7 +56,14 @@ fn write(file: &Path, page: &str) -> anyhow::Result<()> {
     let mut beside = file.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
-    let written = std::fs::File::create(&beside)
+    // It tells of statements and names: that is for its owner. One of a process that was killed is in the way, and a link is
+    // never followed.
+    drop(std::fs::remove_file(&beside));
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)
         .and_then(|mut new| new.write_all(page.as_bytes()))
         .and_then(|()| std::fs::rename(&beside, file));
     written

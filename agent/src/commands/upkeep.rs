@@ -8,6 +8,8 @@ use jiff::{Timestamp, tz::TimeZone};
 use proto::config::Config;
 use proto::conninfo::ConnInfo;
 use restore::program::{GlobalArgs, failure, load};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::schedule::time_zone;
 use crate::upkeep::{self, Until};
@@ -38,13 +40,31 @@ pub async fn run(global: &GlobalArgs, args: UpkeepArgs) -> anyhow::Result<ExitCo
     }
     let until = until(&config, args.dry_run)?;
     let info = conninfo(&config)?;
-    let report = Box::pin(upkeep::run(&info, &config.upkeep, until, args.dry_run)).await?;
+    let stop = stopped()?;
+    let report = Box::pin(upkeep::run(&info, &config.upkeep, until, args.dry_run, stop)).await?;
     if args.json {
         super::print_json(&report)?;
     } else {
         super::print(&report.text())?;
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Becomes true at the first signal that asks us to end. Nothing else is done then: the statement at work has to be ended, and what it
+/// leaves behind removed.
+fn stopped() -> anyhow::Result<watch::Receiver<bool>> {
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let (tell, told) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+        tell.send_replace(true);
+        tell.closed().await;
+    });
+    Ok(told)
 }
 
 /// The server, as the role that may do it. Of several hosts the primary: a standby cleans up nothing.

@@ -49,7 +49,11 @@ pub(super) async fn gather(
     };
     look_around(info, &mut observed, read).await;
     statements(&sql, &mut databases).await;
-    for database in databases.iter_mut().filter(|database| database.open).take(MOST_DATABASES) {
+    let mut open: Vec<&mut Database> = databases.iter_mut().filter(|database| database.open).collect();
+    for database in open.iter_mut().skip(MOST_DATABASES) {
+        database.trouble = Some(format!("only the {MOST_DATABASES} largest are looked into"));
+    }
+    for database in open.into_iter().take(MOST_DATABASES) {
         // One that cannot be looked into is told, and keeps none of the others from being so.
         if let Err(error) = look_into(info, &sql, database).await {
             database.trouble = Some(format!("{error:#}"));

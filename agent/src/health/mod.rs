@@ -78,6 +78,9 @@ async fn look(
         let silence = format!("the server has not answered within {} s", PATIENCE.as_secs());
         failure(silence, "see whether the machine is busy, or the network broken")
     })??;
+    for slot in &mut observed.slots {
+        slot.own = slot.name == config.stream.slot.to_string();
+    }
     match &earlier.base {
         Some(base) => growth::measure(&mut observed, base),
         None => observed.earlier_unknown.clone_from(&earlier.unknown),

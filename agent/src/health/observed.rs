@@ -119,10 +119,13 @@ pub struct SlotState {
     pub name: String,
     /// Whether somebody uses it now.
     pub active: bool,
-    /// `reserved`, `extended`, `unreserved` or `lost`.
+    /// `reserved`, `extended`, `unreserved` or `lost`; `none` of one that keeps nothing.
     pub wal_status: String,
     /// WAL that the server keeps for it, in bytes.
     pub retained_bytes: Option<i64>,
+    /// Whether it is `stream.slot`: the agent's own.
+    #[serde(default)]
+    pub own: bool,
 }
 
 /// Checkpoints since `counted_since`.
@@ -256,15 +259,17 @@ pub struct LogErrors {
     pub file: String,
     /// How far it was read, in bytes.
     pub offset: u64,
-    /// Since the last look; `None`: there was none on this file, and its end was read.
+    /// Where the last look has ended, in the file in which it did; `None`: there was none, or that place is gone.
     pub since_offset: Option<u64>,
+    /// What was written since the last look, and was not read; `None`: nothing.
+    pub unread: Option<String>,
     /// Lines with `ERROR`.
     pub errors: u64,
     /// Lines with `FATAL`.
     pub fatal: u64,
     /// Lines with `PANIC`.
     pub panics: u64,
-    /// The last of these lines, the newest last.
+    /// The last of these, the newest last: severity and message, without what stands around them.
     pub last: Vec<String>,
 }
 

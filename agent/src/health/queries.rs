@@ -12,6 +12,13 @@ pub(super) const SETTINGS: &str = "SET statement_timeout = '10s'; SET lock_timeo
 /// How much of a statement is shown.
 const SHOWN: u32 = 300;
 
+/// The beginning of a statement. Of one that may have a password in it nothing is told.
+fn shown(query: &str) -> String {
+    format!(
+        "CASE WHEN {query} ILIKE '%password%' THEN '(not shown: PASSWORD)' ELSE left({query}, {SHOWN}) END"
+    )
+}
+
 /// So many tables of each kind of interest are looked at in a database.
 const MOST_TABLES: u32 = 30;
 
@@ -56,12 +63,13 @@ pub(super) fn sessions(open_for: Duration) -> String {
          extract(epoch FROM clock_timestamp() - a.xact_start) AS transaction_seconds, \
          extract(epoch FROM clock_timestamp() - a.query_start) AS statement_seconds, \
          extract(epoch FROM clock_timestamp() - a.state_change) AS state_seconds, \
-         coalesce(w.blocked_by, '{{}}') AS blocked_by, left(a.query, {SHOWN}) AS query \
+         coalesce(w.blocked_by, '{{}}') AS blocked_by, {} AS query \
          FROM pg_stat_activity a LEFT JOIN waiting w USING (pid) \
          WHERE a.pid <> pg_backend_pid() AND (w.pid IS NOT NULL \
          OR a.pid IN (SELECT unnest(blocked_by) FROM waiting) \
          OR a.backend_type = 'client backend' AND a.xact_start < clock_timestamp() - interval '{} s') \
          ORDER BY a.xact_start LIMIT {MOST_SESSIONS}",
+        shown("a.query"),
         open_for.as_secs_f64()
     )
 }
@@ -75,10 +83,10 @@ pub(super) fn standbys() -> String {
     )
 }
 
-/// Slots.
+/// Slots. One that was never used has no status.
 pub(super) fn slots() -> String {
     format!(
-        "SELECT slot_name AS name, active, coalesce(wal_status, 'lost') AS wal_status, \
+        "SELECT slot_name AS name, active, coalesce(wal_status, 'none') AS wal_status, \
          pg_wal_lsn_diff({END_OF_WAL}, restart_lsn)::bigint AS retained_bytes \
          FROM pg_replication_slots WHERE NOT temporary ORDER BY 1"
     )
@@ -167,9 +175,10 @@ pub(super) const HAS_STATEMENTS: &str = "SELECT format('%I', n.nspname) AS schem
 pub(super) fn statements(schema: &str) -> String {
     format!(
         "SELECT d.datname AS database, sum(s.calls)::bigint AS calls, sum(s.total_exec_time) / 1000 AS seconds, \
-         (SELECT coalesce(json_agg(w), '[]') FROM (SELECT left(q.query, {SHOWN}) AS query, q.calls, \
+         (SELECT coalesce(json_agg(w), '[]') FROM (SELECT {} AS query, q.calls, \
          q.total_exec_time / 1000 AS seconds FROM {schema}.pg_stat_statements q WHERE q.dbid = d.oid \
          ORDER BY q.total_exec_time DESC LIMIT {MOST_STATEMENTS}) w) AS slowest \
-         FROM {schema}.pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid GROUP BY d.oid, d.datname"
+         FROM {schema}.pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid GROUP BY d.oid, d.datname",
+        shown("q.query")
     )
 }

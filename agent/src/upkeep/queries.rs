@@ -21,6 +21,15 @@ pub(super) fn backup_runs(key: i64) -> String {
 pub(super) const DATABASES: &str =
     "SELECT datname AS name FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
 
+/// What the session and the server are.
+pub(super) const SESSION: &str =
+    "SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::int AS version";
+
+/// Ends the statement of a session.
+pub(super) fn cancel(pid: i32) -> String {
+    format!("SELECT pg_cancel_backend({pid})")
+}
+
 /// Tables that somebody has changed. Of a partitioned table the partitions.
 pub(super) const TABLES: &str = "SELECT format('%I.%I', s.schemaname, s.relname) AS name, s.n_live_tup AS live_rows, s.n_dead_tup AS dead_rows, \
      s.n_mod_since_analyze AS changed_rows, s.last_analyze IS NULL AND s.last_autoanalyze IS NULL AS never_analyzed, \
@@ -36,7 +45,8 @@ pub(super) fn indexes(smallest: Size) -> String {
     format!(
         "SELECT format('%I.%I', n.nspname, c.relname) AS name, format('%I.%I', tn.nspname, t.relname) AS table, \
          c.relpages::bigint * current_setting('block_size')::bigint AS size_bytes, \
-         greatest(c.reltuples, 0)::float8 AS rows, (SELECT CASE WHEN count(*) = count(s.avg_width) \
+         greatest(c.reltuples, 0)::float8 AS rows, coalesce((SELECT option_value::int FROM pg_options_to_table(c.reloptions) \
+         WHERE option_name = 'fillfactor'), 90) AS fillfactor, (SELECT CASE WHEN count(*) = count(s.avg_width) \
          THEN sum(s.avg_width)::float8 END FROM pg_attribute a LEFT JOIN pg_stats s \
          ON s.schemaname = tn.nspname AND NOT s.inherited AND CASE WHEN x.indkey[a.attnum - 1] = 0 \
          THEN s.tablename = c.relname AND s.attname = a.attname ELSE s.tablename = t.relname AND s.attname = \

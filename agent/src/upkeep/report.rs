@@ -10,7 +10,7 @@ use super::plan::Step;
 /// Everything.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// Nothing has failed.
+    /// Nothing has failed, and no database was closed to it.
     pub ok: bool,
     /// Whether it was only looked what would be done.
     pub dry_run: bool,
@@ -20,8 +20,10 @@ pub struct Report {
     pub left: Vec<Step>,
     /// Why something is left.
     pub stopped: Option<String>,
-    /// Databases that could not be looked into, and why.
+    /// Databases that could not be looked into, or not to the end, and why.
     pub closed: Vec<(String, String)>,
+    /// What is left out on purpose, and why.
+    pub notes: Vec<String>,
     /// Bytes that were given back to the disk.
     pub gained_bytes: i64,
     /// How long all of it took.
@@ -76,7 +78,7 @@ impl Done {
 impl Report {
     /// Sums up.
     pub(super) fn sum_up(&mut self, seconds: f64) {
-        self.ok = self.steps.iter().all(|done| done.outcome != Outcome::Failed);
+        self.ok = self.closed.is_empty() && self.steps.iter().all(|done| done.outcome != Outcome::Failed);
         self.gained_bytes = self.steps.iter().map(Done::gained).sum();
         self.seconds = seconds;
         self.summary = self.sum();
@@ -85,7 +87,7 @@ impl Report {
     fn sum(&self) -> String {
         let count = |outcome| self.steps.iter().filter(|done| done.outcome == outcome).count();
         if self.dry_run {
-            return format!("{} steps would be done", count(Outcome::Planned));
+            return format!("{} steps would be done{}", count(Outcome::Planned), self.closed_words());
         }
         let mut text = format!("{} steps done", count(Outcome::Done));
         for (outcome, words) in [
@@ -101,12 +103,20 @@ impl Report {
         if !self.left.is_empty() {
             let _ = write!(text, ", {} left", self.left.len());
         }
+        text += &self.closed_words();
         let (word, bytes) = match self.gained_bytes < 0 {
             true => ("more than before", self.gained_bytes.unsigned_abs()),
             false => ("given back", self.gained_bytes.unsigned_abs()),
         };
         let _ = write!(text, ", {} {word}", HumanBytes(bytes));
         text
+    }
+
+    fn closed_words(&self) -> String {
+        match self.closed.len() {
+            0 => String::new(),
+            closed => format!(", {closed} databases could not be worked in"),
+        }
     }
 
     /// For people.
@@ -140,6 +150,9 @@ impl Report {
         }
         for (database, why) in &self.closed {
             let _ = writeln!(text, "CLOSED   {database}: {why}");
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "note     {note}");
         }
         if let Some(why) = &self.stopped {
             let _ = writeln!(text, "nothing more was begun: {why}");
@@ -192,6 +205,16 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        report.closed.push(("other".into(), "the connection was lost".into()));
+        report.sum_up(9.0);
+        assert!(!report.ok);
+        assert!(report.summary.contains(", 1 databases could not be worked in, "), "{}", report.summary);
+        report.dry_run = true;
+        report.sum_up(9.0);
+        assert!(!report.ok && report.summary.ends_with(", 1 databases could not be worked in"));
+        (report.dry_run, report.closed) = (false, Vec::new());
+        report.sum_up(9.0);
+        assert!(report.ok);
         report.steps[1].outcome = Outcome::Failed;
         report.sum_up(9.0);
         assert!(!report.ok);

@@ -2,7 +2,7 @@
 
 use repository::run::Job;
 
-use super::super::seen::Seen;
+use super::super::seen::{Agent, Seen};
 use super::stored::{A_DAY, A_WEEK, ago, stored};
 use super::{Item, Level, of_health};
 
@@ -77,8 +77,9 @@ fn wal(seen: &Seen) -> Item {
     }
     match &seen.agent {
         Err(why) => Item::bad(Level::Red, NAME, why, "walkeep run"),
-        Ok((state, error)) if seen.streams && state != "streaming" => {
-            let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        Ok(agent) if !seen.streams => archived(agent),
+        Ok(Agent { state, last_error, .. }) if state != "streaming" => {
+            let error = last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             Item::bad(
                 Level::Red,
                 NAME,
@@ -86,11 +87,29 @@ fn wal(seen: &Seen) -> Item {
                 "walkeep status; walkeep check",
             )
         }
-        Ok((state, _)) => Item::green(
+        Ok(Agent { state, .. }) => Item::green(
             NAME.0,
             NAME.1,
             format!("the agent is {state}, and no WAL is missing since the newest backup"),
         ),
+    }
+}
+
+/// WAL that the archiver alone brings.
+fn archived(agent: &Agent) -> Item {
+    const NAME: (&str, &str) = ("wal", "WAL");
+    let Agent { archived, not_archived, .. } = agent;
+    let evidence = format!(
+        "of the archiver's calls {archived} have succeeded since the agent was started, and {not_archived} have failed"
+    );
+    match agent.archive_error.as_ref().or(agent.last_error.as_ref()) {
+        Some(error) => {
+            Item::bad(Level::Red, NAME, format!("{evidence}: {error}"), "walkeep status; walkeep check")
+        }
+        None if *archived == 0 => {
+            Item::bad(Level::Yellow, NAME, evidence, "walkeep check sees whether WAL arrives")
+        }
+        None => Item::green(NAME.0, NAME.1, format!("{evidence}; no WAL is missing since the newest backup")),
     }
 }
 
@@ -106,12 +125,28 @@ fn jobs(seen: &Seen) -> Item {
     let failed = of_today.iter().filter(|run| !run.succeeded && !run.job.is_checklist());
     let failed: Vec<String> =
         failed.map(|run| format!("{} has failed {}", run.job, ago(seen.now, run.started_at))).collect();
+    let missed = stored.missed.iter().map(|(job, due)| {
+        format!("{job} was due {}, and has not been run to its end since", ago(seen.now, *due))
+    });
+    let missed: Vec<String> = missed.collect();
     match failed.is_empty() {
+        true if !missed.is_empty() => Item {
+            evidence: missed,
+            ..Item::bad(
+                Level::Yellow,
+                NAME,
+                "",
+                "walkeep status tells what it waits for; walkeep run keeps the schedule",
+            )
+        },
         true => Item::green(
             NAME.0,
             NAME.1,
             format!("{} were run since yesterday, and none has failed", of_today.len()),
         ),
-        false => Item { evidence: failed, ..Item::bad(Level::Red, NAME, "", "walkeep status tells why") },
+        false => Item {
+            evidence: failed.into_iter().chain(missed).collect(),
+            ..Item::bad(Level::Red, NAME, "", "walkeep status tells why")
+        },
     }
 }

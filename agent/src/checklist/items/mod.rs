@@ -62,6 +62,17 @@ impl Item {
     }
 }
 
+/// What is looked at in each database: where one could not be looked into, nobody knows.
+const WITHIN_DATABASES: [&str; 7] = [
+    "dead_rows",
+    "never_analyzed",
+    "sequential_scans",
+    "unused_indexes",
+    "duplicate_indexes",
+    "invalid_indexes",
+    "sizes",
+];
+
 /// An item that is what some of the health's findings are; all of them are its evidence.
 fn of_health(seen: &Seen, (code, title): (&'static str, &'static str), codes: &[&str]) -> Item {
     let found = match &seen.health {
@@ -78,6 +89,8 @@ fn of_health(seen: &Seen, (code, title): (&'static str, &'static str), codes: &[
     };
     let findings: Vec<&Finding> =
         found.findings.iter().filter(|finding| codes.contains(&finding.code)).collect();
+    let unseen = found.findings.iter().filter(|finding| finding.code == "databases");
+    let is_within = codes.iter().any(|code| WITHIN_DATABASES.contains(code));
     if findings.is_empty() {
         return Item::bad(
             Level::Yellow,
@@ -86,6 +99,7 @@ fn of_health(seen: &Seen, (code, title): (&'static str, &'static str), codes: &[
             "run walkeep beside the server, as the operating system's user that the server runs as",
         );
     }
+    let findings: Vec<&Finding> = findings.into_iter().chain(unseen.filter(|_| is_within)).collect();
     let level = |severity| match severity {
         Severity::Ok => Level::Green,
         Severity::Warning => Level::Yellow,

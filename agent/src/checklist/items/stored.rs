@@ -26,7 +26,8 @@ pub(super) fn ago(now: Timestamp, at: Timestamp) -> String {
     if hours < 48 { format!("{hours} h ago") } else { format!("{} d ago", hours / 24) }
 }
 
-/// Whether one of these jobs was run within so much time, and how that ended. `todo`: what to do if not.
+/// Whether one of these jobs was run within so much time, and how that ended: the worst of them, unless one that does as much and
+/// more has succeeded since. The lesser come first. `todo`: what to do if none was run.
 pub(super) fn job(
     seen: &Seen,
     name: (&'static str, &'static str),
@@ -38,8 +39,14 @@ pub(super) fn job(
         Ok(stored) => stored,
         Err(item) => return item,
     };
-    let last = jobs.iter().filter_map(|job| Some((job, stored.last_runs.get(job)?)));
-    let Some((job, last)) = last.max_by_key(|(_, last)| last.started_at) else {
+    let all: Vec<_> = jobs.iter().filter_map(|job| Some((job, stored.last_runs.get(job)?))).collect();
+    let is_made_up_for = |at: usize| {
+        let more = all.iter().skip(at + 1).map(|(_, last)| last);
+        more.into_iter().any(|last| last.succeeded && last.started_at > all[at].1.started_at)
+    };
+    let failed = (0..all.len()).find(|&at| !all[at].1.succeeded && !is_made_up_for(at)).map(|at| all[at]);
+    let youngest = all.iter().copied().max_by_key(|(_, last)| last.started_at);
+    let Some((job, last)) = failed.or(youngest) else {
         return Item::bad(Level::Yellow, name, "no scheduled run is known", todo);
     };
     let words = last.message.as_deref().unwrap_or_default();

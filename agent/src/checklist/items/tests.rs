@@ -8,7 +8,7 @@ use repository::drill::Verdict;
 use repository::run::{Job, RunName};
 
 use super::super::plots::tests::looks;
-use super::super::seen::Stored;
+use super::super::seen::{Agent, Stored};
 use super::*;
 use crate::checklist::Checklist;
 use crate::drill::{LastDrill, LastDrills};
@@ -56,6 +56,10 @@ fn health(change: impl FnOnce(&mut Observed)) -> crate::health::Examination {
     })
 }
 
+fn agent(state: &str) -> Agent {
+    Agent { state: state.into(), ..Agent::default() }
+}
+
 /// Of a cluster that is looked after.
 fn tidy() -> Seen {
     let drill = LastDrill {
@@ -75,7 +79,7 @@ fn tidy() -> Seen {
         has_retention: true,
         streams: true,
         health: Ok(health(|_| {})),
-        agent: Ok(("streaming".into(), None)),
+        agent: Ok(agent("streaming")),
         stored: Ok(Stored {
             backups: vec![backup()],
             last_runs: BTreeMap::from([
@@ -144,9 +148,27 @@ fn the_days_items() {
     assert!(old.iter().all(|item| item.level == Level::Green));
     only(daily, "wal", Red, stored(|s| s.gaps = 1));
     only(daily, "wal", Red, |seen| seen.agent = Err("nobody".into()));
-    only(daily, "wal", Red, |seen| seen.agent = Ok(("waiting".into(), Some("why".into()))));
+    only(daily, "wal", Red, |seen| {
+        seen.agent = Ok(Agent { last_error: Some("why".into()), ..agent("waiting") })
+    });
+    // Without a stream it is the archiver who counts.
+    let archives = |change: fn(&mut Agent)| {
+        move |seen: &mut Seen| {
+            seen.streams = false;
+            let mut agent = Agent { archived: 7, ..agent("off") };
+            change(&mut agent);
+            seen.agent = Ok(agent);
+        }
+    };
+    assert!(with(daily, archives(|_| {})).iter().all(|item| item.level == Level::Green));
+    only(daily, "wal", Yellow, archives(|agent| agent.archived = 0));
+    only(daily, "wal", Red, archives(|agent| agent.last_error = Some("why".into())));
+    let found = only(daily, "wal", Red, archives(|agent| agent.archive_error = Some("no room".into())));
+    assert!(found.evidence[0].ends_with("failed: no room"), "{found:?}");
     let name: RunName = "20261125T053015123Z-verify-failed-00000000000000a1".parse().unwrap();
     only(daily, "schedule", Red, stored(|s| s.runs = vec![name]));
+    let found = only(daily, "schedule", Yellow, stored(|s| s.missed = vec![(Job::Full, days_ago(1))]));
+    assert!(found.evidence[0].contains("full was due 24 h ago"), "{found:?}");
     only(daily, "disk", Red, observed(|o| o.disk.as_mut().unwrap().free = 1));
     let unseen = only(daily, "disk", Yellow, observed(|o| o.disk = None));
     assert!(unseen.evidence[0].contains("could not be looked at"));
@@ -184,6 +206,22 @@ fn the_weeks_items() {
     assert!(found.evidence.iter().any(|line| line.contains("shop.public.orders has grown by 2.00 GiB")));
     only(weekly, "verify", Yellow, stored(|s| s.last_runs.retain(|job, _| *job == Job::Full)));
     only(weekly, "verify", Red, stored(|s| drop(s.last_runs.insert(Job::Verify, run(false, 0)))));
+    // What read every byte counts, whatever was looked at since by names alone; and for as much and more.
+    only(weekly, "verify", Red, stored(|s| drop(s.last_runs.insert(Job::VerifyDeep, run(false, 7)))));
+    let made_up_for = with(
+        weekly,
+        stored(|s| {
+            s.last_runs.insert(Job::Verify, run(false, 3));
+            s.last_runs.insert(Job::VerifyDeep, run(true, 2));
+        }),
+    );
+    assert!(made_up_for.iter().all(|item| item.level == Level::Green), "{made_up_for:#?}");
+    let closed =
+        |o: &mut Observed| o.databases[0].trouble = Some("only the 50 largest are looked into".into());
+    let unseen = with(weekly, observed(closed));
+    for item in unseen.iter().filter(|item| ["indexes", "dead_rows", "growth"].contains(&item.code)) {
+        assert!(item.level == Yellow && item.evidence.last().unwrap().contains("50 largest"), "{item:?}");
+    }
 }
 
 #[test]

@@ -135,11 +135,13 @@ pub(super) fn replication_slots(observed: &Observed, config: &HealthConfig) -> O
     Some(Finding::warning(
         CODE,
         told(forgotten.iter().map(sentence).collect(), "; "),
-        lines(forgotten.iter().map(|slot| {
-            format!(
+        lines(forgotten.iter().map(|slot| match slot.own {
+            // Without it WAL is removed that nobody has stored.
+            true => "walkeep run".to_owned(),
+            false => format!(
                 "SELECT pg_drop_replication_slot({});  -- unless somebody comes back for it",
                 literal(&slot.name)
-            )
+            ),
         })),
     ))
 }
@@ -167,15 +169,24 @@ pub(super) fn server_log(observed: &Observed, _: &HealthConfig) -> Option<Findin
     let log = observed.log.as_ref()?;
     let since = if log.since_offset.is_some() { "since the last look" } else { "at its end" };
     let (errors, fatal, panics) = (log.errors, log.fatal, log.panics);
+    let unread = log.unread.as_ref().map(|what| format!("; {what} was not read")).unwrap_or_default();
+    if errors + fatal + panics == 0 && !unread.is_empty() {
+        let message = format!("no errors in what was read of the server's log {}{unread}", log.file);
+        return Some(Finding::warning(CODE, message, "read the rest by hand"));
+    }
     if errors + fatal + panics == 0 {
         return Some(Finding::ok(CODE, format!("no errors in the server's log {} {since}", log.file)));
     }
     let message = format!(
-        "the server's log {} has {errors} times ERROR, {fatal} times FATAL, {panics} times PANIC {since}; the last: {}",
+        "the server's log {} has {errors} times ERROR, {fatal} times FATAL, {panics} times PANIC {since}{unread}; the last: {}",
         log.file,
         log.last.last().map_or("", String::as_str)
     );
-    Some(Finding::warning(CODE, message, "read it"))
+    // With a PANIC all sessions have ended.
+    Some(match panics {
+        0 => Finding::warning(CODE, message, "read it"),
+        _ => Finding::error(CODE, message, "read it: the server has ended, or was started anew"),
+    })
 }
 
 /// What could not be looked into.
@@ -192,11 +203,12 @@ pub(super) fn databases(observed: &Observed) -> Option<Finding> {
     Some(Finding::warning(
         CODE,
         format!("could not be looked into: {}", told(closed.iter().map(sentence).collect(), "; ")),
-        lines(closed.iter().map(|database| {
-            format!(
+        lines(closed.iter().map(|database| match database.admits {
+            false => format!(
                 "GRANT CONNECT ON DATABASE {} TO …;  -- the role of `postgres`",
                 identifier(&database.name)
-            )
+            ),
+            true => format!("-- look into {} by hand", identifier(&database.name)),
         })),
     ))
 }

@@ -69,6 +69,7 @@ pub(crate) fn healthy() -> Observed {
             active: true,
             wal_status: "reserved".to_owned(),
             retained_bytes: Some(2 << 30),
+            own: false,
         }],
         checkpoints: Checkpoints { timed: 100, requested: 5, counted_since: Some(days(30)) },
         databases: vec![database, template],
@@ -234,7 +235,28 @@ fn the_server_as_a_whole_is_judged() {
     only(|o| o.checkpoints.requested = 101, "checkpoints", Warning);
     only(|o| o.standbys[0].lag_bytes = Some(2 << 30), "replication_lag", Warning);
     only(|o| o.slots[0].active = false, "replication_slots", Warning);
-    only(|o| o.slots[0].wal_status = "lost".to_owned(), "replication_slots", Warning);
+    let lost = |o: &mut Observed| o.slots[0].wal_status = "lost".to_owned();
+    let found = only(lost, "replication_slots", Warning);
+    assert!(found.fix.unwrap().contains("pg_drop_replication_slot('walkeep')"));
+    for kept in [false, true] {
+        let own = |o: &mut Observed| {
+            if kept {
+                o.slots[0].active = false;
+            } else {
+                lost(o);
+            }
+            o.slots[0].own = true;
+        };
+        assert_eq!(only(own, "replication_slots", Warning).fix.unwrap(), "walkeep run");
+    }
+    let unused = with(|o| {
+        let slot = &mut o.slots[0];
+        (slot.active, slot.wal_status, slot.retained_bytes) = (false, "none".to_owned(), None);
+    });
+    assert!(
+        unused.iter().all(|finding| finding.severity == Severity::Ok),
+        "it keeps nothing, and has lost nothing"
+    );
     let standby = |o: &mut Observed| {
         o.server.in_recovery = true;
         o.server.replay_lag_bytes = Some(2 << 30);
@@ -246,6 +268,11 @@ fn the_server_as_a_whole_is_judged() {
     };
     let found = only(logged, "server_log", Warning);
     assert!(found.message.contains("no such table"), "{found:?}");
-    let closed = only(shop(|d| d.trouble = Some("permission denied".to_owned())), "databases", Warning);
+    let part = |o: &mut Observed| o.log.as_mut().unwrap().unread = Some("the rest of log/a".to_owned());
+    let found = only(part, "server_log", Warning);
+    assert!(found.message.ends_with("; the rest of log/a was not read"), "{found:?}");
+    only(|o| o.log.as_mut().unwrap().panics = 1, "server_log", Severity::Error);
+    let closed = |d: &mut Database| (d.trouble, d.admits) = (Some("permission denied".to_owned()), false);
+    let closed = only(shop(closed), "databases", Warning);
     assert!(closed.fix.unwrap().contains("GRANT CONNECT ON DATABASE \"shop\""));
 }
