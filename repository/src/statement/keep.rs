@@ -277,6 +277,9 @@ impl Branch {
 
     /// Old statements, which newer ones have named. Whoever may not delete leaves them.
     pub(crate) async fn forget_statements(&self, plan: &Plan) -> Result<()> {
+        if !self.signs() {
+            return Ok(());
+        }
         let objects = self.statement_objects().await?;
         let grace = jiff::SignedDuration::try_from(plan.grace).unwrap_or(jiff::SignedDuration::MAX);
         for object in objects.iter().rev().skip(READ) {

@@ -79,8 +79,7 @@ fn what_is_replaced_or_taken_away_is_told() -> Result<()> {
 
     let spoilt = scene.copy("without-wal")?;
     let wal = scene.branch(&spoilt)?.join("wal");
-    let newest =
-        below(&wal)?.into_iter().filter(|path| !path.to_string_lossy().contains("/tail/")).next_back();
+    let newest = below(&wal)?.into_iter().rfind(|path| !path.to_string_lossy().contains("/tail/"));
     fs::remove_file(newest.context("there is no segment")?)?;
     for tail in below(&wal)?.iter().filter(|path| path.to_string_lossy().contains("/tail/")) {
         fs::remove_file(tail)?;
