@@ -63,7 +63,7 @@ impl Branch {
         // Whether or not a manifest was due: a run before this one may have been cut off here.
         let wanted = self.sealing()?.fingerprint(Audience::Metadata);
         self.renew_marks(grace, wanted.as_deref()).await?;
-        self.renew_condemned(wanted.as_deref()).await?;
+        Box::pin(self.renew_condemned(wanted.as_deref())).await?;
         Ok(rekeyed)
     }
 }

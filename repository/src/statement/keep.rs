@@ -207,7 +207,7 @@ impl Branch {
         }
         let before = self.statements().await?.heads;
         let now = Timestamp::now();
-        let (lost, heads) = self.held_against(&before, inventory, now).await?;
+        let (lost, heads) = Box::pin(self.held_against(&before, inventory, now)).await?;
         let mut news = News::default();
         for discrepancy in &lost {
             match discrepancy {
@@ -251,7 +251,7 @@ impl Branch {
             return Ok(Examined::Known { newest: None, discrepancies });
         }
         let newest = found.heads.iter().max_by_key(|(_, head)| head.made_at);
-        discrepancies.extend(self.held_against(&found.heads, inventory, now).await?.0);
+        discrepancies.extend(Box::pin(self.held_against(&found.heads, inventory, now)).await?.0);
         Ok(Examined::Known { newest: newest.map(Stated::of), discrepancies })
     }
 
@@ -262,7 +262,7 @@ impl Branch {
     /// Of `inventory`, which is older, only the backups' heads are used.
     async fn held_against(
         &self,
-        before: &Heads,
+        before: &[(Digest, Statement)],
         inventory: &Inventory,
         now: Timestamp,
     ) -> Result<(Vec<Discrepancy>, Heads)> {
