@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use restore::program::{self, CompletionsArgs, GlobalArgs, ManArgs};
 
 use crate::commands::{
-    backup, check, checklist, drill, dump, expire, find, health, init, keep, list, push, rekey, run, status, upkeep,
-    verify,
+    backup, check, checklist, drill, dump, expire, find, health, init, keep, list, push, rekey, run, status,
+    upkeep, verify,
 };
 
 /// WAL archiving, streaming and base backup for PostgreSQL.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::SystemId;
 use proto::config::ClusterName;
 use repository::Repository;
 use repository::statement::Stated;
@@ -10,6 +11,7 @@ use tracing::{debug, error, warn};
 
 use crate::notify::{Event, EventKind, Events};
 use crate::stop::stopped;
+use crate::stream::StreamState;
 
 /// A statement promises the next one within so many intervals: one may be missed.
 const PROMISED: u32 = 2;
@@ -20,14 +22,15 @@ pub(crate) async fn keep_stating(
     repository: Repository,
     cluster: ClusterName,
     interval: Duration,
+    stream: StreamState,
     events: Events,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut last: Option<Stated> = None;
+    let mut last: Option<(SystemId, Stated)> = None;
     loop {
-        match Box::pin(state(&repository, &cluster, interval, last.as_ref())).await {
+        match Box::pin(state(&repository, &cluster, stream.system_id(), interval, last.as_ref())).await {
             Ok(Next { stated, own_is_gone }) => {
-                if let (true, Some(last)) = (own_is_gone, &last) {
+                if let (true, Some((_, last))) = (own_is_gone, &last) {
                     let message = format!(
                         "statement {} of what there is, which this agent made at {}, has gone: somebody has put the \
                          repository back, or taken something away; run `walkeep verify`",
@@ -49,20 +52,27 @@ pub(crate) async fn keep_stating(
 }
 
 struct Next {
-    stated: Option<Stated>,
+    stated: Option<(SystemId, Stated)>,
     own_is_gone: bool,
 }
 
 async fn state(
     repository: &Repository,
     cluster: &ClusterName,
+    server: Option<SystemId>,
     interval: Duration,
-    last: Option<&Stated>,
+    last: Option<&(SystemId, Stated)>,
 ) -> repository::Result<Next> {
-    let branch = repository.only_branch(cluster).await?;
-    let own_is_gone = match last {
-        Some(last) => !branch.still_states(last).await?,
-        None => false,
+    // Of the server that the stream knows; without one it is that begun last, as for whoever asks no server.
+    let branch = match server {
+        Some(system_id) => repository.branch(cluster, system_id).await?,
+        None => repository.only_branch(cluster).await?,
     };
-    Ok(Next { stated: branch.state(Some(interval * PROMISED)).await?, own_is_gone })
+    // A statement in another branch says nothing of this one.
+    let own_is_gone = match last {
+        Some((system_id, last)) if *system_id == branch.system_id() => !branch.still_states(last).await?,
+        _ => false,
+    };
+    let stated = branch.state(Some(interval * PROMISED)).await?;
+    Ok(Next { stated: stated.map(|stated| (branch.system_id(), stated)), own_is_gone })
 }

@@ -26,8 +26,8 @@ use proto::{Digest, SystemId};
 use serde::{Deserialize, Serialize};
 
 use crate::sealed::{
-    ContentReader, Encryption, Expected, HEADER_LENGTH, Header, Kind, Sealed, Sealing, Unsealing, WriterId,
-    parse_header, seal_with_digest, unseal_with_digest,
+    ContentReader, Encryption, Expected, HEADER_LENGTH, Header, Kind, Sealed, Sealing, UNSIGNED, Unsealing,
+    WriterId, parse_header, seal_with_digest, unseal_with_digest,
 };
 use crate::task::joined;
 use crate::{Error, Key, Result, Store, chance};
@@ -37,6 +37,11 @@ pub(crate) const FACTS: &str = "branch";
 
 /// Nothing under [`FACTS`] is longer.
 const LONGEST_FACTS: u64 = 64 << 10;
+
+/// What an unsigned branch object may mean, of which nothing here can tell one from the other.
+const NEVER_SIGNED: &str = "its first object, `branch`: it is not signed, and [signing] is set here. Either the cluster was begun without \
+     signatures: then take [signing] out, or begin another cluster name with it and take a full backup there. Or somebody \
+     has replaced that object: then bring it back from a copy or an older version, and find out who may write there";
 
 /// What a branch records of its cluster when it is begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -133,7 +138,15 @@ impl Branch {
 
     pub(crate) async fn read_facts(&self) -> Result<Begun> {
         let name = Key::root().child(FACTS);
-        let (_, json) = self.get_sealed(Kind::Branch, &name, LONGEST_FACTS).await?;
+        let (_, json) = match self.get_sealed(Kind::Branch, &name, LONGEST_FACTS).await {
+            Err(Error::Corrupt { why, .. }) if why == UNSIGNED => {
+                return Err(Error::Foreign {
+                    what: format!("branch {} in {}", self.root(), self.store().description()),
+                    why: NEVER_SIGNED.to_owned(),
+                });
+            }
+            read => read?,
+        };
         serde_json::from_slice(&json).map_err(|error| Error::corrupt(self.key(&name), error))
     }
 

@@ -6,7 +6,6 @@
 //! closed to those who were added: what is written from then on is for them.
 
 use crate::backup::{BackupLabel, BackupRef};
-use crate::retention::Condemned;
 use crate::sealed::Audience;
 use crate::{Branch, Error, Kind, Result};
 
@@ -61,13 +60,10 @@ impl Branch {
                 None => rekeyed.changed.push(backup.label),
             }
         }
-        if !rekeyed.done.is_empty() {
-            self.renew_marks(grace).await?;
-            let condemned = self.condemned().await?;
-            if condemned != Condemned::default() {
-                self.put_condemned(&condemned).await?;
-            }
-        }
+        // Whether or not a manifest was due: a run before this one may have been cut off here.
+        let wanted = self.sealing()?.fingerprint(Audience::Metadata);
+        self.renew_marks(grace, wanted.as_deref()).await?;
+        Box::pin(self.renew_condemned(wanted.as_deref())).await?;
         Ok(rekeyed)
     }
 }

@@ -170,12 +170,17 @@ impl Repository {
     /// The branch of a cluster, without a server to ask: the one begun last, by the store's clock, where
     /// there are several.
     pub async fn only_branch(&self, cluster: &ClusterName) -> Result<Branch> {
+        self.branch(cluster, self.newest_system(cluster).await?).await
+    }
+
+    /// The system identifier of that branch, which need not be readable.
+    ///
+    /// # Errors
+    /// [`Error::NotBegun`] if there is none.
+    pub async fn newest_system(&self, cluster: &ClusterName) -> Result<SystemId> {
         let begun = self.begun(cluster).await?;
         let last = begun.into_iter().max_by_key(|(system_id, at)| (*at, *system_id));
-        match last {
-            Some((system_id, _)) => self.branch(cluster, system_id).await,
-            None => Err(self.never_begun(cluster)),
-        }
+        last.map(|(system_id, _)| system_id).ok_or_else(|| self.never_begun(cluster))
     }
 
     fn never_begun(&self, cluster: &ClusterName) -> Error {

@@ -68,7 +68,13 @@ pub async fn prepare(
     let content =
         Content::of(manifest.entries.iter()).context("cannot read the temporary file with the manifest")?;
     let mut plan = planned(&choice, wal_end_time, &content, options, spaces, fetch)?;
-    plan.notices.extend(authenticity(&branch.examine_statements(inventory, Timestamp::now()).await?));
+    match branch.examine_statements(inventory, Timestamp::now()).await {
+        Ok(examined) => plan.notices.extend(authenticity(&examined)),
+        // What the restore itself needs is asked for again: it does not depend on this.
+        Err(error) => {
+            plan.notices.push(format!("nobody could look whether something was taken away: {error}"));
+        }
+    }
     Ok(Prepared { plan, manifest })
 }
 

@@ -146,6 +146,8 @@ fn recipients_come_later_and_terms_stay() -> Result<()> {
     ensure!(later.labels()?.is_empty(), "it cannot be read before");
     let plan = host.walkeep(&["rekey", "--dry-run"])?.ok()?;
     ensure!(plan.stdout.contains(&first) && plan.stdout.contains("1 to do, 0 done"), "{}", plan.stdout);
+    let refused = later.walkeep(&["rekey"])?;
+    ensure!(refused.code == Some(1) && refused.stderr.contains("--no-metadata"), "{refused:?}");
     let done = host.walkeep(&["rekey"])?.ok()?;
     ensure!(done.stdout.contains("1 backups, 0 done already"), "{}", done.stdout);
     ensure!(done.stdout.contains("cannot\nrestore them"), "{}", done.stdout);

@@ -8,10 +8,11 @@ use clap::Args;
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use proto::SystemId;
-use repository::Repository;
+use proto::config::Config;
 use repository::backup::BackupLabel;
 use repository::pack::PackName;
 use repository::retention::{Compacted, Compaction, DumpVerdict, Plan, Removal, Survey, Swept, Verdict, Why};
+use repository::{Branch, Repository};
 use restore::program::GlobalArgs;
 use serde::Serialize;
 
@@ -47,33 +48,22 @@ pub async fn run(global: &GlobalArgs, args: ExpireArgs) -> anyhow::Result<ExitCo
     super::repository_url(&config)?;
     let repository = Repository::from_config(&config).await?;
     let cluster = config.cluster.clone().unwrap_or_default();
-    let newest = repository.only_branch(&cluster).await?.system_id();
+    let newest = repository.newest_system(&cluster).await?;
+    let systems = repository.systems(&cluster).await?;
+    let (is_single, mut has_failed) = (systems.len() < 2, false);
     let mut branches = Vec::new();
-    for system_id in repository.systems(&cluster).await? {
-        let branch = repository.branch(&cluster, system_id).await?;
-        let survey = match args.dry_run {
-            true => Survey::make_at(&branch, Timestamp::now()).await?,
-            false => Survey::make(&branch).await?,
-        };
-        let (keep, grace) = (config.retention.keep, config.retention.grace);
-        let plan = Plan::with_dumps(&survey, keep, config.dump.retention, grace);
-        let swept = match args.dry_run {
-            true => None,
-            false => Some(branch.sweep(&survey, &plan).await?),
-        };
-        // After the sweep, since what it deletes was condemned long before: the two have nothing to do with each other.
-        let (backups, candidates) = Compaction::candidates(&survey, &plan);
-        let usage = branch.usage(backups, candidates).await?;
-        let compaction = Compaction::plan(&survey, &plan, &usage);
-        let compacted = match args.dry_run {
-            true => None,
-            false => Some(branch.compact(&survey, &compaction, config.retention.grace, jobs()).await?),
-        };
-        if !args.dry_run {
-            Box::pin(branch.state(None)).await?;
+    for system_id in systems {
+        let branch = repository.branch(&cluster, system_id).await;
+        let current = system_id == newest;
+        match Box::pin(expire(branch, current, &config, args.dry_run)).await {
+            Ok(outcome) => branches.push(outcome),
+            Err(error) if is_single => return Err(error.into()),
+            // The others are none the worse for it.
+            Err(error) => {
+                has_failed = true;
+                branches.push(Outcome::failed(system_id, current, config.retention.grace, &error));
+            }
         }
-        let rewritten = Rewritten::of(&compaction, compacted.as_ref());
-        branches.push(Outcome::of(system_id, system_id == newest, &plan, swept.as_ref(), rewritten));
     }
     let outcome = Expired { cluster: cluster.to_string(), dry_run: args.dry_run, branches };
     if args.json {
@@ -81,7 +71,39 @@ pub async fn run(global: &GlobalArgs, args: ExpireArgs) -> anyhow::Result<ExitCo
     } else {
         super::print(&outcome.human())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn expire(
+    branch: repository::Result<Branch>,
+    current: bool,
+    config: &Config,
+    dry_run: bool,
+) -> repository::Result<Outcome> {
+    let (branch, retention) = (branch?, &config.retention);
+    let survey = match dry_run {
+        true => Survey::make_at(&branch, Timestamp::now()).await?,
+        false => Survey::make(&branch).await?,
+    };
+    let plan = Plan::with_dumps(&survey, retention.keep, config.dump.retention, retention.grace);
+    let swept = match dry_run {
+        true => None,
+        false => Some(branch.sweep(&survey, &plan).await?),
+    };
+    // After the sweep, since what it deletes was condemned long before: the two have nothing to do with each other.
+    let (backups, candidates) = Compaction::candidates(&survey, &plan);
+    let usage = branch.usage(backups, candidates).await?;
+    let compaction = Compaction::plan(&survey, &plan, &usage);
+    let compacted = match dry_run {
+        true => None,
+        false => Some(branch.compact(&survey, &compaction, retention.grace, jobs()).await?),
+    };
+    // What goes was stated before it went; what was written anew is stated by whoever states next.
+    if !dry_run && let Err(error) = Box::pin(branch.state(None)).await {
+        tracing::warn!("all is done, and not stated yet: {error}");
+    }
+    let rewritten = Rewritten::of(&compaction, compacted.as_ref());
+    Ok(Outcome::of(branch.system_id(), current, &plan, swept.as_ref(), rewritten))
 }
 
 /// Threads that compress.
@@ -122,7 +144,7 @@ struct Interrupted {
 }
 
 /// Packs that are written anew, without what nobody needs any more.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Rewritten {
     packs: Vec<String>,
     /// Bytes that are written; on a dry run about so many.
@@ -255,6 +277,28 @@ impl Class {
 }
 
 impl Outcome {
+    /// Of a branch with which nothing could be done, or not all.
+    fn failed(
+        system_identifier: SystemId,
+        current: bool,
+        grace: std::time::Duration,
+        error: &repository::Error,
+    ) -> Self {
+        Self {
+            system_identifier,
+            current,
+            at: Timestamp::now(),
+            grace_seconds: grace.as_secs(),
+            backups: Vec::new(),
+            dumps: Vec::new(),
+            removals: Vec::new(),
+            rewritten: Rewritten::default(),
+            interrupted_uploads: Interrupted { files: 0, bytes: 0 },
+            freed_bytes: 0,
+            held_back: vec![format!("FAILED, so that nobody knows how far it came: {error}")],
+        }
+    }
+
     fn of(
         system_identifier: SystemId,
         current: bool,

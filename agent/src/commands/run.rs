@@ -127,6 +127,7 @@ pub async fn run(global: &GlobalArgs, _args: RunArgs) -> anyhow::Result<ExitCode
             repository.clone(),
             cluster.clone(),
             interval,
+            state.stream.clone(),
             events.clone(),
             stop.clone(),
         ));
@@ -226,7 +227,7 @@ async fn refuse_to_mix(repository: &Repository, cluster: &ClusterName) -> anyhow
     let branch = match Box::pin(repository.only_branch(cluster)).await {
         Ok(branch) => branch,
         // Its first object was not put there by whom we trust, or nobody can read it: no time mends that.
-        Err(error @ Error::Corrupt { .. }) => return Err(error.into()),
+        Err(error @ (Error::Corrupt { .. } | Error::Foreign { .. })) => return Err(error.into()),
         // What else is the matter is found out, and told, by whoever goes on.
         Err(_) => return Ok(()),
     };

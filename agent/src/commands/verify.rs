@@ -7,6 +7,7 @@ use clap::Args;
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use proto::config::UploadRate;
+use repository::Branch;
 use repository::audit::{Audit, Trouble, TroubleKind};
 use repository::statement::{Examined, Stated};
 use restore::program::{GlobalArgs, Progress};
@@ -47,41 +48,20 @@ Exit codes: 0 nothing is damaged; 1 something is, or could not be read; 2 wrong 
 /// Needs the repository only. Exit code 1 if anything cannot be restored that is listed.
 pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let (_, repository, cluster) = super::open(global).await?;
+    let systems = repository.systems(&cluster).await?;
+    let is_single = systems.len() < 2;
     let mut findings = Vec::new();
-    for system_id in repository.systems(&cluster).await? {
-        let branch = repository.branch(&cluster, system_id).await?;
-        let mut audit = Audit::quick(&branch).await?;
-        let mut read = String::new();
-        if args.deep {
-            let bytes = audit.deep_bytes();
-            let progress =
-                if global.quiet { Progress::hidden() } else { Progress::new("verify", Some(bytes)) };
-            let troubles = audit.deep(&branch, args.max_rate, |bytes| progress.add(bytes)).await;
-            progress.finish();
-            let troubles = troubles.context("not everything could be read")?;
-            audit.troubles.extend(troubles);
-            read = format!(", {} read", HumanBytes(progress.done()));
-        }
-        findings.extend(audit.troubles.iter().map(|trouble| finding(trouble, &audit)));
-        if args.accept_losses {
-            for loss in branch.accept_losses(&audit.inventory).await? {
-                findings.push(Finding::note("accepted", loss.to_string()));
-            }
-        }
-        let examined = branch.examine_statements(&audit.inventory, Timestamp::now()).await?;
-        findings.extend(authenticity(&examined));
-        let wal: usize = audit.inventory.wal.timelines.values().map(|wal| wal.segments.len()).sum();
-        let harm = audit.troubles.len();
-        if harm == 0 {
-            findings.push(Finding::ok(
+    for system_id in systems {
+        let branch = repository.branch(&cluster, system_id).await;
+        match Box::pin(verify(branch, &args, global.quiet)).await {
+            Ok(found) => findings.extend(found),
+            Err(error) if is_single => return Err(error),
+            // The others are looked at nevertheless.
+            Err(error) => findings.push(Finding::error(
                 "repository",
-                format!(
-                    "system identifier {system_id}: {} backups, {} packs, {wal} segments, {} dumps{read}; all there, and whole",
-                    audit.inventory.backups.len(),
-                    audit.packs.len(),
-                    audit.dumps.whole.len(),
-                ),
-            ));
+                format!("system identifier {system_id}: nobody knows what is there: {error:#}"),
+                "mend that, and run it again",
+            )),
         }
     }
     if findings.is_empty() {
@@ -94,6 +74,48 @@ pub async fn run(global: &GlobalArgs, args: VerifyArgs) -> anyhow::Result<ExitCo
         super::print(&findings.text())?;
     }
     Ok(findings.exit_code())
+}
+
+/// What is found in one branch.
+async fn verify(
+    branch: repository::Result<Branch>,
+    args: &VerifyArgs,
+    quiet: bool,
+) -> anyhow::Result<Vec<Finding>> {
+    let branch = branch?;
+    let mut audit = Audit::quick(&branch).await?;
+    let mut read = String::new();
+    if args.deep {
+        let bytes = audit.deep_bytes();
+        let progress = if quiet { Progress::hidden() } else { Progress::new("verify", Some(bytes)) };
+        let troubles = audit.deep(&branch, args.max_rate, |bytes| progress.add(bytes)).await;
+        progress.finish();
+        let troubles = troubles.context("not everything could be read")?;
+        audit.troubles.extend(troubles);
+        read = format!(", {} read", HumanBytes(progress.done()));
+    }
+    let mut findings: Vec<Finding> = audit.troubles.iter().map(|trouble| finding(trouble, &audit)).collect();
+    if args.accept_losses {
+        for loss in branch.accept_losses(&audit.inventory).await? {
+            findings.push(Finding::note("accepted", loss.to_string()));
+        }
+    }
+    let examined = branch.examine_statements(&audit.inventory, Timestamp::now()).await?;
+    findings.extend(authenticity(&examined));
+    let wal: usize = audit.inventory.wal.timelines.values().map(|wal| wal.segments.len()).sum();
+    if audit.troubles.is_empty() {
+        findings.push(Finding::ok(
+            "repository",
+            format!(
+                "system identifier {}: {} backups, {} packs, {wal} segments, {} dumps{read}; all there, and whole",
+                branch.system_id(),
+                audit.inventory.backups.len(),
+                audit.packs.len(),
+                audit.dumps.whole.len(),
+            ),
+        ));
+    }
+    Ok(findings)
 }
 
 const TAKE: &str = "walkeep backup --full";

@@ -73,9 +73,14 @@ impl Wish {
             arguments.extend(self.content());
             return Ok(vec![self.dumpall(PartKind::Everything, arguments)]);
         }
-        let wanted = selection.databases.as_deref().unwrap_or(databases);
+        let mut wanted: Vec<&String> = Vec::new();
+        for database in selection.databases.as_deref().unwrap_or(databases) {
+            if !wanted.contains(&database) {
+                wanted.push(database);
+            }
+        }
         if let Some(missing) = wanted.iter().find(|name| !databases.contains(name)) {
-            return Err(PlanError::NoDatabase(missing.clone()));
+            return Err(PlanError::NoDatabase((*missing).clone()));
         }
         if wanted.len() != 1 && !(selection.tables.is_empty() && selection.schemas.is_empty()) {
             return Err(PlanError::WhichDatabase(wanted.len()));
@@ -85,13 +90,7 @@ impl Wish {
             let arguments = ["--no-password", LOCK_TIMEOUT, "--globals-only"].map(str::to_owned);
             steps.push(self.dumpall(PartKind::Globals, arguments.into()));
         }
-        let mut seen: Vec<&String> = Vec::new();
-        for database in wanted {
-            if !seen.contains(&database) {
-                seen.push(database);
-                steps.push(self.dump(database));
-            }
-        }
+        steps.extend(wanted.into_iter().map(|database| self.dump(database)));
         match steps.is_empty() {
             true => Err(PlanError::Nothing),
             false => Ok(steps),

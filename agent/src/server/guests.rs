@@ -9,19 +9,20 @@ use rustix::process::geteuid;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guests {
     uids: Vec<u32>,
-    /// Whether others than the agent's own user and root are among them.
+    /// Whether others than the agent's own user and root are named. If not, the socket's file decides: the kernel lets
+    /// nobody connect who may not write to it.
     has_others: bool,
 }
 
 impl Default for Guests {
-    /// The agent's own user, and root.
+    /// The agent's own user, those of its group, and root.
     fn default() -> Self {
         Self { uids: vec![geteuid().as_raw(), 0], has_others: false }
     }
 }
 
 impl Guests {
-    /// These besides: names from `/etc/passwd`, or numbers.
+    /// The agent's own user, root, and these: names from `/etc/passwd`, or numbers.
     ///
     /// # Errors
     /// There is no user of such a name.
@@ -43,7 +44,7 @@ impl Guests {
 
     /// Whether a call of this user is answered.
     pub fn admit(&self, uid: u32) -> bool {
-        self.uids.contains(&uid)
+        !self.has_others || self.uids.contains(&uid)
     }
 
     /// What the socket's file has to allow.
@@ -67,7 +68,8 @@ mod tests {
     fn only_who_is_named_is_admitted() {
         let own = geteuid().as_raw();
         let guests = Guests::with(&[]).unwrap();
-        assert!(guests.admit(own) && guests.admit(0) && !guests.admit(own + 77) && guests.mode() == 0o660);
+        // Whoever gets through a file of this mode is of the agent's group.
+        assert!(guests.admit(own) && guests.admit(0) && guests.admit(own + 77) && guests.mode() == 0o660);
         let guests = Guests::with(&[(own + 77).to_string(), "root".into()]).unwrap();
         assert!(guests.admit(own + 77) && !guests.admit(own + 78) && guests.mode() == 0o666);
         let error = Guests::with(&["nobody at all".into()]).unwrap_err().to_string();

@@ -24,6 +24,9 @@ use crate::stop::stopped;
 /// Connections that are served side by side. More wait in the socket's queue.
 const CONNECTIONS: usize = 16;
 
+/// So many who may not call are told so at a time.
+const STRANGERS: usize = 4;
+
 /// Connections that wait. What finds no place is told that the agent is busy, and tried again.
 const QUEUE: i32 = 1024;
 
@@ -131,20 +134,26 @@ fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
 /// Serves until `stop` becomes true, and lets those finish who have been heard.
 pub async fn serve(listener: Listener, archive: Archive, state: AgentState, mut stop: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let porch = Arc::new(Semaphore::new(STRANGERS));
     let mut connections = JoinSet::new();
     loop {
-        // Never closed; an error would only mean that there is no limit.
-        let Ok(place) = room.clone().acquire_owned().await else { return };
         tokio::select! {
             accepted = listener.listener.accept() => match accepted {
+                Ok((stream, _)) if !stream.peer_cred().is_ok_and(|who| listener.guests.admit(who.uid())) => {
+                    // Strangers take no guest's place; those for whom there is no time are hung up on.
+                    if let Ok(place) = porch.clone().try_acquire_owned() {
+                        connections.spawn(async move {
+                            connection::refuse(stream).await;
+                            drop(place);
+                        });
+                    }
+                }
                 Ok((stream, _)) => {
+                    // Never closed; an error would only mean that there is no limit.
+                    let Ok(place) = room.clone().acquire_owned().await else { return };
                     let (archive, state) = (archive.clone(), state.clone());
-                    let is_guest = stream.peer_cred().is_ok_and(|caller| listener.guests.admit(caller.uid()));
                     connections.spawn(async move {
-                        match is_guest {
-                            true => connection::serve(stream, archive, state).await,
-                            false => connection::refuse(stream).await,
-                        }
+                        connection::serve(stream, archive, state).await;
                         drop(place);
                     });
                 }

@@ -284,7 +284,10 @@ impl Follower {
             // What is whole in it is acknowledged without being stored again.
             let stored = branch.durable_wal_listing().await?;
             match refuse_left_behind(&branch, &stored, &candidate.identity).await {
-                Ok(()) => return Ok((candidate, branch, stored)),
+                Ok(()) => {
+                    self.state.has_chosen(branch.system_id());
+                    return Ok((candidate, branch, stored));
+                }
                 Err(error @ StreamError::LeftBehind { .. }) => {
                     self.tell(&format!("{}: {error}", candidate.session.host()));
                     refused.get_or_insert(error);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::{Lsn, TimelineId};
+use proto::{Lsn, SystemId, TimelineId};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -54,6 +54,7 @@ struct Inner {
     waits_for_slot: bool,
     alarms: VecDeque<(Alarm, String)>,
     flush_interval: Option<Duration>,
+    system_id: Option<SystemId>,
     told: Option<Repeats>,
     touched: Option<Instant>,
 }
@@ -124,6 +125,15 @@ impl StreamState {
     /// Whether another session has the slot, and this agent only stands by.
     pub fn waits_for_slot(&self) -> bool {
         self.lock().waits_for_slot
+    }
+
+    /// The system identifier of the server that was chosen last; `None` before one was.
+    pub fn system_id(&self) -> Option<SystemId> {
+        self.lock().system_id
+    }
+
+    pub(crate) fn has_chosen(&self, system_id: SystemId) {
+        self.lock().system_id = Some(system_id);
     }
 
     pub(crate) fn wait_for_slot(&self) {

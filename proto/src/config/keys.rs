@@ -116,6 +116,7 @@ pub(super) const SECRET: &[&str] = &[
     "storage.endpoint",
     "storage.kms_key",
     "encryption.recipients",
+    "encryption.identity_command",
     "signing.trusted_keys",
     "notify.webhook",
     "upkeep.postgres",

@@ -51,9 +51,7 @@ impl Branch {
         // A record goes when a newer one is there, perhaps just now.
         let mut vanished = None;
         for _ in 0..3 {
-            let records = self.store().list_folder(&self.key(&folder())).await?.objects;
-            let newest = records.into_iter().filter(is_record).max_by_key(|o| (o.modified, o.key.clone()));
-            let Some(newest) = newest else { return Ok(Condemned::default()) };
+            let Some(newest) = self.newest_record().await? else { return Ok(Condemned::default()) };
             let name = Key::new(newest.key.below(self.root()).unwrap_or_default())?;
             if let Some((_, json)) = self.get_sealed(Kind::Condemned, &name, LONGEST).await.or_absent()? {
                 return serde_json::from_slice(&json).map_err(|error| Error::corrupt(&newest.key, error));
@@ -64,6 +62,28 @@ impl Branch {
             what: format!("the record of what is condemned in {}", self.store().description()),
             why: format!("it changed each time it was read; {} went last", vanished.unwrap_or_default()),
         })
+    }
+
+    async fn newest_record(&self) -> Result<Option<ObjectInfo>> {
+        let records = self.store().list_folder(&self.key(&folder())).await?.objects;
+        Ok(records.into_iter().filter(is_record).max_by_key(|o| (o.modified, o.key.clone())))
+    }
+
+    /// Writes the record that counts once more, unless it is for the readers with the fingerprint `wanted` already.
+    pub(crate) async fn renew_condemned(&self, wanted: Option<&str>) -> Result<()> {
+        let Some(newest) = self.newest_record().await? else { return Ok(()) };
+        let name = Key::new(newest.key.below(self.root()).unwrap_or_default())?;
+        match self.peek(Kind::Condemned, &name).await.or_absent()? {
+            Some(header) if header.recipients.as_deref() != wanted => {}
+            // It is for the right ones, or a newer one has taken its place.
+            _ => return Ok(()),
+        }
+        let condemned = self.condemned().await?;
+        // A run of `expire` that has written one meanwhile knows better, and has written for the present readers.
+        match self.newest_record().await? {
+            Some(now) if now.key == newest.key => self.put_condemned(&condemned).await,
+            _ => Ok(()),
+        }
     }
 
     /// Makes `condemned` the record that counts. It is durable when this returns.

@@ -69,17 +69,33 @@ impl Branch {
         }
     }
 
-    /// Writes each mark that counts once more.
-    pub(crate) async fn renew_marks(&self, grace: std::time::Duration) -> Result<()> {
+    /// The objects with marks.
+    async fn marks(&self, lie_in: &Key) -> Result<BTreeMap<BackupLabel, Vec<ObjectInfo>>> {
         let mut marks: BTreeMap<BackupLabel, Vec<ObjectInfo>> = BTreeMap::new();
-        for object in self.store().list(&self.key(&folder())).await? {
+        for object in self.store().list(&self.key(lie_in)).await? {
             let name = object.key.below(self.root()).and_then(|name| Key::new(name).ok());
             if let Some((label, Member::Keep)) = name.as_ref().and_then(parse_member) {
                 marks.entry(label).or_default().push(object);
             }
         }
-        for (label, marks) in marks {
+        Ok(marks)
+    }
+
+    /// Writes each mark that counts once more, unless it is for the readers with the fingerprint `wanted` already.
+    pub(crate) async fn renew_marks(&self, grace: std::time::Duration, wanted: Option<&str>) -> Result<()> {
+        for (label, marks) in self.marks(&folder()).await? {
+            let Some(counts) = newest(&marks) else { continue };
+            let name = Key::new(counts.key.below(self.root()).unwrap_or_default())?;
+            let Some(header) = self.peek(Kind::Keep, &name).await.or_absent()? else { continue };
+            if header.recipients.as_deref() == wanted {
+                continue;
+            }
             let Some(keep) = self.read_keep(&marks).await? else { continue };
+            // Whoever has marked it meanwhile knows better, and has written for the present readers.
+            let now = self.marks(&folder().child(&label)).await?.remove(&label).unwrap_or_default();
+            if newest(&now).map(|mark| &mark.key) != Some(&counts.key) {
+                continue;
+            }
             match self.keep_backup(&label, keep, grace).await {
                 // It goes, or went.
                 Ok(()) | Err(KeepError::TooLate { .. } | KeepError::Repository(Error::Absent { .. })) => {}
@@ -91,15 +107,18 @@ impl Branch {
 
     /// The mark that counts among the objects of a backup's folder.
     pub(crate) async fn read_keep(&self, marks: &[ObjectInfo]) -> Result<Option<Keep>> {
-        let Some(newest) = marks.iter().max_by_key(|mark| (mark.modified, &mark.key)) else {
-            return Ok(None);
-        };
+        let Some(newest) = newest(marks) else { return Ok(None) };
         let name = Key::new(newest.key.below(self.root()).unwrap_or_default())?;
         let Some((_, json)) = self.get_sealed(Kind::Keep, &name, LONGEST).await.or_absent()? else {
             return Ok(None);
         };
         serde_json::from_slice(&json).map(Some).map_err(|error| Error::corrupt(&newest.key, error))
     }
+}
+
+/// The mark that counts.
+fn newest(marks: &[ObjectInfo]) -> Option<&ObjectInfo> {
+    marks.iter().max_by_key(|mark| (mark.modified, &mark.key))
 }
 
 /// Whether what is condemned since then may be deleted.

@@ -22,6 +22,8 @@ const LONGEST: usize = 64 << 10;
 /// It cannot be started, fails, takes longer than a minute, or prints more than 64 KiB or what is no text.
 pub(super) fn output(what: &str, line: &[String]) -> Result<Zeroizing<String>> {
     let wrong = |why: String| Error::invalid(what, why);
+    // What it asks may be down: another time it may answer.
+    let failed = |why: String| Error::Unreachable { what: what.to_owned(), why };
     let Some((program, arguments)) = line.split_first() else { return Err(wrong("it is empty".into())) };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -52,7 +54,7 @@ pub(super) fn output(what: &str, line: &[String]) -> Result<Zeroizing<String>> {
     let (text, length) = match printed {
         Ok(printed) => printed,
         Err(RecvTimeoutError::Timeout) => {
-            return Err(wrong(format!("it did not end within {} s, and was killed", PATIENCE.as_secs())));
+            return Err(failed(format!("it did not end within {} s, and was killed", PATIENCE.as_secs())));
         }
         Err(RecvTimeoutError::Disconnected) => return Err(wrong("what it prints cannot be read".into())),
     };
@@ -60,7 +62,7 @@ pub(super) fn output(what: &str, line: &[String]) -> Result<Zeroizing<String>> {
         return Err(wrong(format!("it prints more than {LONGEST} bytes")));
     }
     if !status.success() {
-        return Err(wrong(format!("it ended with {status}")));
+        return Err(failed(format!("it ended with {status}")));
     }
     match std::str::from_utf8(&text[..length]) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
@@ -82,7 +84,9 @@ mod tests {
             ("yes HIDDEN", "more than 65536 bytes"),
             ("printf 'HIDDEN\\377'", "no text"),
         ] {
-            let error = run(script).unwrap_err().to_string();
+            let error = run(script).unwrap_err();
+            assert_eq!(error.is_transient(), script.contains("exit"), "{error}");
+            let error = error.to_string();
             assert!(error.contains(why) && !error.contains("HIDDEN"), "{error}");
         }
         let error = output("the command", &["/nowhere/at/all".into()]).unwrap_err().to_string();

@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Statement, Stretch, Wal, by_timeline, without};
 use crate::backup::{BackupLabel, Generation};
+
+/// A backup is stated when it is complete, and if that fails by the next statement of the agent: two of the longest intervals
+/// that can be set. Its writer has signed the time; that of the store anybody makes anew who may write to it.
+const PATIENCE: SignedDuration = SignedDuration::from_hours(48);
 
 /// What there is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,8 +18,8 @@ pub struct Present {
     pub(super) backups: BTreeMap<BackupLabel, Generation>,
     pub(super) wal: Wal,
     pub(super) histories: BTreeSet<String>,
-    /// When the oldest backup that can be read was finished.
-    pub(super) oldest: Option<Timestamp>,
+    /// When the backups that can be read were finished, by their writer's clock.
+    pub(super) finished: BTreeMap<BackupLabel, Timestamp>,
 }
 
 /// Something is not as it was stated.
@@ -47,6 +51,15 @@ pub enum Discrepancy {
         /// The oldest backup.
         oldest: Timestamp,
     },
+    /// A backup was never stated, although there was time for it.
+    Unstated {
+        /// The backup.
+        label: BackupLabel,
+        /// The generation that counts.
+        generation: Generation,
+        /// When it was finished.
+        finished_at: Timestamp,
+    },
     /// The newest statement is older than it should be.
     Late {
         /// When it was made.
@@ -59,7 +72,7 @@ pub enum Discrepancy {
 impl Discrepancy {
     /// Whether it may as well be that the agent stands still.
     pub fn is_doubtful(&self) -> bool {
-        matches!(self, Self::Late { .. })
+        matches!(self, Self::Late { .. } | Self::Unstated { .. })
     }
 }
 
@@ -88,6 +101,11 @@ impl fmt::Display for Discrepancy {
                 "the statements of what there is begin at {began_at}, and a backup was finished at {oldest} already: those \
                  before have been taken away"
             ),
+            Self::Unstated { label, finished_at, .. } => write!(
+                f,
+                "backup {label} was finished at {finished_at}, and no statement names it: either none could be made since, or \
+                 later ones have been taken away"
+            ),
             Self::Late { made_at, next_by } => write!(
                 f,
                 "the newest statement of what there is was made at {made_at}, and promised another by {next_by}: either the \
@@ -115,8 +133,20 @@ impl Statement {
         found.extend(without(&by_timeline(&self.wal), &present.wal).into_iter().map(Discrepancy::Wal));
         let gone = self.histories.difference(&present.histories);
         found.extend(gone.cloned().map(Discrepancy::History));
-        if let Some(oldest) = present.oldest.filter(|oldest| *oldest < self.began_at) {
+        let oldest = present.finished.values().min().copied();
+        if let Some(oldest) = oldest.filter(|oldest| *oldest < self.began_at) {
             found.push(Discrepancy::BegunAnew { began_at: self.began_at, oldest });
+        }
+        for (label, generation) in &present.backups {
+            let Some(finished_at) = present.finished.get(label) else { continue };
+            let is_known = self.backups.contains_key(label) || self.removed.contains(label);
+            if !is_known && now.duration_since(*finished_at) > PATIENCE {
+                found.push(Discrepancy::Unstated {
+                    label: label.clone(),
+                    generation: *generation,
+                    finished_at: *finished_at,
+                });
+            }
         }
         if let Some(next_by) = self.next_by.filter(|next_by| *next_by < now) {
             found.push(Discrepancy::Late { made_at: self.made_at, next_by });
@@ -145,7 +175,7 @@ mod tests {
             backups: news.backups.clone(),
             wal: by_timeline(&[stretch(0, 100)]),
             histories: ["00000002.history-00".to_owned(), "00000003.history-00".to_owned()].into(),
-            oldest: Some(at(150)),
+            finished: [(label(1), at(150))].into(),
         };
         assert_eq!(statement.compare(&present, at(200)), []);
         assert_eq!(
@@ -156,7 +186,7 @@ mod tests {
             backups: [(label(2), Generation::FIRST)].into(),
             wal: by_timeline(&[stretch(0, 20), stretch(30, 80)]),
             histories: BTreeSet::new(),
-            oldest: Some(at(99)),
+            finished: [(label(2), at(99))].into(),
         };
         assert_eq!(
             statement.compare(&less, at(0)),
@@ -169,5 +199,24 @@ mod tests {
                 Discrepancy::BegunAnew { began_at: at(100), oldest: at(99) },
             ]
         );
+    }
+
+    #[test]
+    fn what_there_is_must_be_stated_in_time() {
+        let statement = Statement::after(&[], News::default(), at(100), None);
+        let present = Present {
+            backups: [(label(1), Generation::FIRST), (label(2), Generation::FIRST)].into(),
+            // The other one cannot be read: so nobody knows who has put it there.
+            finished: [(label(1), at(150))].into(),
+            ..Present::default()
+        };
+        let late = at(151) + PATIENCE;
+        assert_eq!(statement.compare(&present, at(150) + PATIENCE), []);
+        assert_eq!(
+            statement.compare(&present, late),
+            [Discrepancy::Unstated { label: label(1), generation: Generation::FIRST, finished_at: at(150) }]
+        );
+        let removal = News { removed: [label(1)].into(), ..News::default() };
+        assert_eq!(Statement::after(&[], removal, at(100), None).compare(&present, late), []);
     }
 }

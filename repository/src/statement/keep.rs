@@ -57,10 +57,13 @@ pub enum Examined {
     },
 }
 
+/// Statements that no other one has named.
+type Heads = Vec<(Digest, Statement)>;
+
 /// All that can be read of the statements.
 struct Found {
     /// Those that no other one has named.
-    heads: Vec<(Digest, Statement)>,
+    heads: Heads,
     unusable: Vec<Error>,
     is_empty: bool,
 }
@@ -148,7 +151,7 @@ impl Branch {
                 .any(|(_, head)| head.backups.get(label).is_some_and(|known| *known >= generation))
         };
         let inventory = Inventory::of(self, Vec::new()).await?;
-        let present = self.present(&inventory).await?;
+        let present = self.present(&inventory, &inventory).await?;
         let mut news = News { wal: stretches(&present.wal), histories: present.histories, ..News::default() };
         for backup in self.all_backups().await? {
             if known(&backup.label, backup.generation) {
@@ -202,9 +205,9 @@ impl Branch {
         if !self.signs() {
             return Err(Error::invalid("a statement", "no `key_file` is set in [signing]"));
         }
-        let heads = self.statements().await?.heads;
-        let joined = Statement::after(&heads, News::default(), Timestamp::now(), None);
-        let lost = joined.compare(&self.present(inventory).await?, joined.made_at);
+        let before = self.statements().await?.heads;
+        let now = Timestamp::now();
+        let (lost, heads) = Box::pin(self.held_against(&before, inventory, now)).await?;
         let mut news = News::default();
         for discrepancy in &lost {
             match discrepancy {
@@ -213,7 +216,7 @@ impl Branch {
                 _ => {}
             }
         }
-        let mut accepted = Statement::after(&heads, news, joined.made_at, None);
+        let mut accepted = Statement::after(&heads, news, now, None);
         for discrepancy in &lost {
             match discrepancy {
                 Discrepancy::Generation { label, found, .. } => {
@@ -221,6 +224,9 @@ impl Branch {
                 }
                 Discrepancy::History(name) => drop(accepted.histories.remove(name)),
                 Discrepancy::BegunAnew { oldest, .. } => accepted.began_at = *oldest,
+                Discrepancy::Unstated { label, generation, .. } => {
+                    accepted.backups.insert(label.clone(), *generation);
+                }
                 _ => {}
             }
         }
@@ -228,7 +234,8 @@ impl Branch {
         Ok(lost)
     }
 
-    /// Holds what was stated against what there is, at `now`.
+    /// Holds what was stated against what there is, at `now`; of `inventory` only the backups' heads count, so it may have
+    /// been loaded a while ago.
     ///
     /// # Errors
     /// The store failed: then nothing is known.
@@ -243,13 +250,36 @@ impl Branch {
             discrepancies.push(Discrepancy::NoStatement);
             return Ok(Examined::Known { newest: None, discrepancies });
         }
-        let joined = Statement::after(&found.heads, News::default(), now, None);
         let newest = found.heads.iter().max_by_key(|(_, head)| head.made_at);
-        // Joined just now only for comparison: what counts is when the newest one was made.
-        let made_at = newest.map_or(joined.made_at, |(_, head)| head.made_at);
-        let joined = Statement { made_at, ..joined };
-        discrepancies.extend(joined.compare(&self.present(inventory).await?, now));
+        discrepancies.extend(Box::pin(self.held_against(&found.heads, inventory, now)).await?.0);
         Ok(Examined::Known { newest: newest.map(Stated::of), discrepancies })
+    }
+
+    /// Holds `before`, the heads that were read just now, against what there is; returns the present heads besides.
+    ///
+    /// Others write and remove meanwhile. So what there is is looked at after the statements were read, or what was stated
+    /// between the two would seem to be gone; and what is missing then is no loss if somebody has stated its removal since.
+    /// Of `inventory`, which is older, only the backups' heads are used.
+    async fn held_against(
+        &self,
+        before: &[(Digest, Statement)],
+        inventory: &Inventory,
+        now: Timestamp,
+    ) -> Result<(Vec<Discrepancy>, Heads)> {
+        let wal = Inventory::of(self, Vec::new()).await?;
+        let present = self.present(&wal, inventory).await?;
+        let after = self.statements().await?.heads;
+        let later = Statement::after(&after, News::default(), now, None);
+        let removals = News { removed: later.removed, removed_wal: later.removed_wal, ..News::default() };
+        let joined = Statement::after(before, removals, now, None);
+        // Joined just now only for comparison: what counts is when the newest one was made.
+        let made_at = before.iter().map(|(_, head)| head.made_at).max().unwrap_or(now);
+        let mut found = Statement { made_at, ..joined }.compare(&present, now);
+        found.retain(|found| match found {
+            Discrepancy::Unstated { label, .. } => !later.backups.contains_key(label),
+            _ => true,
+        });
+        Ok((found, after))
     }
 
     /// Whether a statement that this process has made itself, or a later one, is still the newest.
@@ -261,7 +291,8 @@ impl Branch {
         Ok(newest >= Some(own.number))
     }
 
-    async fn present(&self, inventory: &Inventory) -> Result<Present> {
+    /// What there is: WAL and histories of `inventory`, and backups, of which those in `readable` can be read.
+    async fn present(&self, inventory: &Inventory, readable: &Inventory) -> Result<Present> {
         let backups = self.all_backups().await?;
         let name = |timeline: &TimelineId, digest| format!("{}-{digest}", WalFile::History(*timeline));
         let histories = inventory.wal.histories.iter();
@@ -271,12 +302,15 @@ impl Branch {
             histories: histories
                 .flat_map(|(timeline, files)| files.iter().map(move |file| name(timeline, file.digest)))
                 .collect(),
-            oldest: inventory.backups.iter().map(|head| head.finished_at).min(),
+            finished: readable.backups.iter().map(|head| (head.label.clone(), head.finished_at)).collect(),
         })
     }
 
     /// Old statements, which newer ones have named. Whoever may not delete leaves them.
     pub(crate) async fn forget_statements(&self, plan: &Plan) -> Result<()> {
+        if !self.signs() {
+            return Ok(());
+        }
         let objects = self.statement_objects().await?;
         let grace = jiff::SignedDuration::try_from(plan.grace).unwrap_or(jiff::SignedDuration::MAX);
         for object in objects.iter().rev().skip(READ) {

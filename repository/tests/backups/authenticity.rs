@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use proto::Digest;
+use proto::wal::{SegmentName, SegmentNo};
+use repository::retention::Keep;
 use repository::statement::{Discrepancy, Examined};
 use repository::{Key, Signer};
 
@@ -37,6 +40,76 @@ async fn discrepancies(branch: &Branch) -> Vec<Discrepancy> {
     }
 }
 
+/// Objects that mark the first backup.
+async fn marks(branch: &Branch) -> usize {
+    let folder = branch.key(&Key::root().child("backup").child(label(1)));
+    let objects = branch.store().list(&folder).await.unwrap();
+    objects.iter().filter(|object| object.key.name().starts_with("keep-")).count()
+}
+
+/// What was stored and stated after an inventory was loaded is not missing because it is not in that one.
+#[tokio::test]
+async fn what_comes_while_somebody_looks_is_not_missed() {
+    let (store, signer) = (memory(), Signer::generate().unwrap());
+    let branch = signed(&store, &signer, &[&signer], &[]).await.unwrap();
+    back_up(&branch, &label(1), &content(1000, 1)).await;
+    branch.state(None).await.unwrap().unwrap();
+    let earlier = Inventory::load(&branch).await.unwrap();
+
+    let size = SegmentSize::DEFAULT;
+    let segment = SegmentName::new(TimelineId::FIRST, SegmentNo(7), size);
+    let wal = Bytes::from(vec![7; size.bytes() as usize]);
+    branch.put_segment(segment, Digest::of(&wal), None, wal).await.unwrap();
+    branch.state(None).await.unwrap().unwrap();
+    let missing = |found: &Discrepancy| !matches!(found, Discrepancy::BegunAnew { .. });
+    match branch.examine_statements(&earlier, Timestamp::now()).await.unwrap() {
+        Examined::Known { discrepancies, .. } => {
+            assert!(!discrepancies.iter().any(missing), "{discrepancies:?}");
+        }
+        Examined::Unknown { .. } => panic!("keys are trusted here"),
+    }
+    let accepted = branch.accept_losses(&earlier).await.unwrap();
+    assert!(!accepted.iter().any(missing), "{accepted:?}");
+
+    // It was stated for good: if it goes now, that is told.
+    let listed = branch.store().list(&branch.key(&"wal".parse::<Key>().unwrap())).await.unwrap();
+    for object in listed {
+        branch.store().delete(&object.key).await.unwrap();
+    }
+    let found = discrepancies(&branch).await;
+    let is_wal = |found: &Discrepancy| matches!(found, Discrepancy::Wal(_));
+    assert!(!found.is_empty() && found.iter().all(is_wal), "{found:?}");
+}
+
+/// Whoever sets [signing] for a cluster that was begun without it hears what that may mean, not that everything is forged.
+#[tokio::test]
+async fn signing_that_is_set_later_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}/repository", folder.path().display());
+    let store = Store::create(&url, &Default::default()).unwrap();
+    Repository::create(store.clone()).await.unwrap();
+    let repository = Repository::open(store, Sealing::plain(1), Unsealing::none()).await.unwrap();
+    let (cluster, facts) = (
+        "main".parse().unwrap(),
+        BranchFacts { segment_size: SegmentSize::DEFAULT, server_version: 150_018 },
+    );
+    repository.begin_branch(&cluster, SystemId(42), facts).await.unwrap();
+
+    let trusted = Signer::generate().unwrap().public_key();
+    let text = format!("repository = {url:?}\n[signing]\ntrusted_keys = [\"{trusted}\"]\n");
+    let config = proto::config::Config::parse(&text).unwrap();
+    let repository = Repository::from_config(&config).await.unwrap();
+    for error in [
+        repository.branch(&cluster, SystemId(42)).await.map(drop).unwrap_err(),
+        repository.only_branch(&cluster).await.map(drop).unwrap_err(),
+        repository.begin_branch(&cluster, SystemId(42), facts).await.map(drop).unwrap_err(),
+    ] {
+        let told = error.to_string();
+        assert!(matches!(error, Error::Foreign { .. }), "{told}");
+        assert!(told.contains("begun without signatures") && told.contains("replaced"), "{told}");
+    }
+}
+
 #[tokio::test]
 async fn an_older_manifest_is_not_taken_for_the_newest() {
     let (store, signer) = (memory(), Signer::generate().unwrap());
@@ -55,6 +128,18 @@ async fn an_older_manifest_is_not_taken_for_the_newest() {
     assert_eq!((again.done.len(), again.already.as_slice()), (0, &[label(1)][..]));
     let later = signed(&store, &signer, &[&signer], &both[1..]).await.unwrap();
     assert_eq!(later.read_manifest(&rekeyed.done[0]).await.unwrap().head.label, label(1));
+
+    // Marks have readers of their own: one that a run before has left out is renewed though no manifest is due.
+    let keep = Keep { until: None };
+    let first_only = signed(&store, &signer, &[&signer], &first).await.unwrap();
+    first_only.keep_backup(&label(1), keep, Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(marks(&branch).await, 1);
+    // Marks are named by the millisecond.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    for _ in 0..2 {
+        let again = branch.rekey(Duration::from_secs(3600), |_| {}).await.unwrap();
+        assert_eq!((again.done.len(), marks(&branch).await), (0, 2));
+    }
 
     branch.state(None).await.unwrap().unwrap();
     assert_eq!(discrepancies(&branch).await, []);

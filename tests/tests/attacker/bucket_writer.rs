@@ -79,8 +79,7 @@ fn what_is_replaced_or_taken_away_is_told() -> Result<()> {
 
     let spoilt = scene.copy("without-wal")?;
     let wal = scene.branch(&spoilt)?.join("wal");
-    let newest =
-        below(&wal)?.into_iter().filter(|path| !path.to_string_lossy().contains("/tail/")).next_back();
+    let newest = below(&wal)?.into_iter().rfind(|path| !path.to_string_lossy().contains("/tail/"));
     fs::remove_file(newest.context("there is no segment")?)?;
     for tail in below(&wal)?.iter().filter(|path| path.to_string_lossy().contains("/tail/")) {
         fs::remove_file(tail)?;
@@ -93,6 +92,13 @@ fn what_is_replaced_or_taken_away_is_told() -> Result<()> {
     // Nor does it help that the host states anew.
     scene.host.walkeep(&["init"])?.ok()?;
     told(&scene.verify(&spoilt)?, "those before have been taken away")?;
+    // Nor does it keep anybody from restoring that they cannot be read at all.
+    let statements = scene.branch(&spoilt)?.join("statement");
+    fs::remove_dir_all(&statements)?;
+    fs::write(&statements, "no folder")?;
+    let restored =
+        scene.vault.restore(&scene.world.at("without-statements-restored"), &["--dry-run"])?.ok()?;
+    ensure!(restored.stdout.contains("nobody could look"), "{}", restored.stdout);
 
     let spoilt = scene.copy("with-swapped-packs")?;
     let packs = below(&scene.branch(&spoilt)?.join("pack").join(&scene.first))?;

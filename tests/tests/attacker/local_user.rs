@@ -11,7 +11,7 @@ use harness::{Account, Agent, Installation, Output, Postgres, Repo, World, workl
 
 const PASSWORD: &str = "a-password-that-nobody-sees";
 
-/// A user whom nothing belongs to, but of the agent's group, whom the socket's file lets in.
+/// A user whom nothing belongs to, but of the agent's group.
 fn stranger(world: &World) -> Option<Account> {
     if !rustix::process::geteuid().is_root() {
         skip_check("only root can call as another user");
@@ -66,17 +66,24 @@ fn nothing_is_given_out() -> Result<()> {
     }
 
     let Some(stranger) = stranger(&world) else { return Ok(()) };
-    let refused = status_as(stranger, &agent)?;
-    ensure!(
-        refused.code == Some(1) && refused.stderr.contains("user 61234 may not call this agent"),
-        "{refused:?}"
-    );
+    // Where no users are named, the socket's file decides: the agent's group, and nobody else.
+    let nobody = Account { uid: 61_235, gid: 61_235 };
+    let refused = status_as(nobody, &agent)?;
+    ensure!(refused.code == Some(1), "{refused:?}");
+    status_as(stranger, &agent)?.ok()?;
     status_as(world.account(), &agent)?.ok()?;
     agent.stop()?;
     agent.set("", "socket_users", "[\"61234\"]")?;
     agent.start()?;
     status_as(stranger, &agent)?.ok()?;
-    status_as(Account { uid: 61_235, gid: 61_235 }, &agent)?.code.filter(|code| *code == 1).expect("refused");
+    // Where some are, the group is no way in.
+    for stranger in [nobody, Account { uid: 61_235, ..stranger }] {
+        let refused = status_as(stranger, &agent)?;
+        ensure!(
+            refused.code == Some(1) && refused.stderr.contains("user 61235 may not call this agent"),
+            "{refused:?}"
+        );
+    }
     agent.stop()?;
     Ok(())
 }
