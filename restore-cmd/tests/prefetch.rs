@@ -5,7 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,11 @@ impl Server {
         }
     }
 
+    /// Removes a spool, which somebody may still be writing into.
+    fn remove(&self, spool: &Path) {
+        self.until("the end of the spool", || std::fs::remove_dir_all(spool).is_ok() || !spool.exists());
+    }
+
     /// Takes the repository away, or brings it back.
     fn move_repository(&self, from: &str, to: &str) {
         let home = self.fixture.home.path();
@@ -119,7 +124,7 @@ async fn the_spool_is_bounded_and_follows_the_server() {
     // Somewhere else: what lies behind is swept, what lies ahead comes.
     assert_eq!(server.get(1, 40, &[]), (0, Some(server.fixture.content(1, 40))));
     server.until_spooled(1, 41..60);
-    std::fs::remove_dir_all(server.spool().unwrap()).unwrap();
+    server.remove(&server.spool().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +146,7 @@ async fn a_standby_that_follows_the_newest_timeline_is_not_led_past_the_fork() {
     server.fixture.segments(1, 2..9).await;
     // Nobody has said which timeline: the parent's segments are what is asked for.
     assert_eq!(server.get(1, 5, &[]), (0, Some(server.fixture.content(1, 5))));
-    server.spools().iter().for_each(|spool| std::fs::remove_dir_all(spool).unwrap());
+    server.spools().iter().for_each(|spool| server.remove(spool));
     std::fs::write(server.pgdata.join("standby.signal"), "").unwrap();
     assert_eq!(server.get(1, 5, &[]), (0, Some(server.fixture.content(1, 5))));
     server.until("the parent's segments", || server.spooled().contains(&name(1, 6).to_string()));
@@ -167,7 +172,7 @@ async fn what_was_begun_by_somebody_who_is_gone_is_swept() {
     assert_eq!(server.get(1, 2, &[]).0, 0);
     server.until_spooled(1, 3..5);
     let spool = server.spool().unwrap();
-    std::fs::remove_dir_all(&spool).unwrap();
+    server.remove(&spool);
     std::fs::create_dir(&spool).unwrap();
     // As after SIGKILL: half a segment, and one that nobody wants any more.
     std::fs::write(spool.join(format!("{}.part", name(1, 3))), "half").unwrap();

@@ -20,7 +20,7 @@ use crate::dump::execute::Task;
 use crate::dump::plan::Wish;
 use crate::dump::server::Server;
 
-/// The arguments of `walkeep dump`. What is not given comes from [dump] of the configuration.
+/// The arguments of `walkeep dump`. What is not given comes from `[dump]` of the configuration.
 #[derive(Debug, Args)]
 #[command(after_long_help = MANUAL)]
 pub struct DumpArgs {

@@ -18,6 +18,8 @@ use super::start::{Ambiguous, KnownTail, tails};
 
 /// Stores each segment of which one epoch has all fragments and which is not stored whole; adds it to `stored`.
 ///
+/// Without the key that opens them nobody can: then they stay as they are. A restore reads fragments as well.
+///
 /// # Errors
 /// Two epochs have all of a segment, and differ: an operator has to decide.
 pub(super) async fn mend(branch: &Branch, stored: &mut WalListing) -> Result<(), StreamError> {
@@ -33,21 +35,39 @@ pub(super) async fn mend(branch: &Branch, stored: &mut WalListing) -> Result<(),
     for segment in in_fragments {
         let complete: Vec<KnownTail> =
             tails(stored, segment).into_iter().filter(|tail| u64::from(tail.length) == size).collect();
-        let mut digests = BTreeSet::new();
-        for tail in &complete {
-            digests.insert(digest(branch, tail).await?);
+        match make_whole(branch, segment, complete).await {
+            Ok(Some(digest)) => {
+                info!(cluster = %branch.cluster(), %segment, "made whole what an earlier agent had left in fragments");
+                stored.timelines.entry(segment.timeline).or_default().segments.insert(segment, vec![digest]);
+            }
+            Ok(None) => {}
+            Err(StreamError::Repository(repository::Error::Locked { .. })) => {
+                info!(cluster = %branch.cluster(), %segment, "stays in fragments: no identity here opens them");
+            }
+            Err(error) => return Err(error),
         }
-        let (Some(tail), Some(digest)) = (complete.into_iter().next(), digests.first().copied()) else {
-            continue;
-        };
-        if digests.len() > 1 {
-            return Err(Ambiguous { segment, digests: digests.into_iter().collect() }.into());
-        }
-        branch.put_segment_stream(segment, digest, None, content(branch.clone(), tail)).await?;
-        info!(cluster = %branch.cluster(), %segment, "made whole what an earlier agent had left in fragments");
-        stored.timelines.entry(segment.timeline).or_default().segments.insert(segment, vec![digest]);
     }
     Ok(())
+}
+
+/// Stores a segment out of the first of these tails, each of which has all of it; `None` if there is none.
+async fn make_whole(
+    branch: &Branch,
+    segment: SegmentName,
+    complete: Vec<KnownTail>,
+) -> Result<Option<Digest>, StreamError> {
+    let mut digests = BTreeSet::new();
+    for tail in &complete {
+        digests.insert(digest(branch, tail).await?);
+    }
+    let (Some(tail), Some(digest)) = (complete.into_iter().next(), digests.first().copied()) else {
+        return Ok(None);
+    };
+    if digests.len() > 1 {
+        return Err(Ambiguous { segment, digests: digests.into_iter().collect() }.into());
+    }
+    branch.put_segment_stream(segment, digest, None, content(branch.clone(), tail)).await?;
+    Ok(Some(digest))
 }
 
 async fn digest(branch: &Branch, tail: &KnownTail) -> Result<Digest, StreamError> {
@@ -82,7 +102,7 @@ fn content(branch: Branch, tail: KnownTail) -> BoxStream<'static, std::io::Resul
 
 #[cfg(test)]
 mod tests {
-    use proto::config::StorageConfig;
+    use proto::config::{CompressionConfig, EncryptionConfig, StorageConfig};
     use proto::wal::SegmentSize;
     use proto::{Lsn, ServerTime, SystemId, TimelineId};
     use repository::{BranchFacts, EpochFacts, Repository, Sealing, Store, Unsealing};
@@ -92,10 +112,14 @@ mod tests {
     const MIB: u32 = 1 << 20;
 
     async fn branch(folder: &std::path::Path) -> Branch {
+        sealed_branch(folder, Sealing::plain(1)).await
+    }
+
+    async fn sealed_branch(folder: &std::path::Path, sealing: Sealing) -> Branch {
         let url = format!("file://{}", folder.join("repository").display());
         let store = Store::create(&url, &StorageConfig::default()).unwrap();
         Repository::create(store.clone()).await.unwrap();
-        let repository = Repository::open(store, Sealing::plain(1), Unsealing::default()).await.unwrap();
+        let repository = Repository::open(store, sealing, Unsealing::default()).await.unwrap();
         let facts =
             BranchFacts { segment_size: SegmentSize::new(MIB.into()).unwrap(), server_version: 150_018 };
         repository.begin_branch(&"test".parse().unwrap(), SystemId(7), facts).await.unwrap()
@@ -125,6 +149,22 @@ mod tests {
         mend(&branch, &mut listing).await.unwrap();
         assert!(branch.read_segment(name(1)).await.unwrap() == content);
         assert_eq!(branch.segment_digest(name(2)).await.unwrap(), None);
+        assert_eq!(listing.timelines, branch.wal_listing().await.unwrap().timelines);
+    }
+
+    /// The database's host needs no secret to write: what it cannot read must not keep it from streaming.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_nobody_here_can_open_stays_in_fragments() {
+        let folder = tempfile::tempdir().unwrap();
+        let recipient = "age177lptu768p682qttxmydyt0ghuk0wjthfs3e4cvve3rdrqye735sp0yc4u";
+        let encryption = EncryptionConfig { recipients: vec![recipient.to_owned()], ..Default::default() };
+        let sealing = Sealing::from_config(&CompressionConfig::default(), &encryption).unwrap();
+        let branch = sealed_branch(folder.path(), sealing).await;
+        let segment: SegmentName = "000000010000000000000001".parse().unwrap();
+        put(&branch, segment, &vec![1; MIB as usize].into(), &[(0, 5000), (5000, MIB)]).await;
+        let mut listing = branch.wal_listing().await.unwrap();
+        mend(&branch, &mut listing).await.unwrap();
+        assert_eq!(branch.segment_digest(segment).await.unwrap(), None);
         assert_eq!(listing.timelines, branch.wal_listing().await.unwrap().timelines);
     }
 

@@ -1,7 +1,7 @@
 //! Bringing logical backups back: as files, or into a server.
 //!
-//! [`choose`] picks what is meant out of a dump, [`fetch`] brings it to disk, verified, and [`load`] into a server, the way that
-//! [`way`] decides. [`DumpLine`] is how dumps are told.
+//! `choose` picks what is meant out of a dump, `fetch` brings it to disk, verified, and `load` into a server, the way that
+//! `way` decides. [`DumpLine`] is how dumps are told.
 
 mod choose;
 mod fetch;
