@@ -114,6 +114,9 @@ fn an_encrypted_dump_pg15() -> Result<()> {
     let (identity, metadata) = (quoted("identity.txt"), quoted("metadata.txt"));
     scene.agent.set("encryption", "recipients", &format!("[{:?}]", recipients[0]))?;
     scene.agent.set("encryption", "metadata_identity_file", &metadata)?;
+    // What was begun in clear stays so.
+    scene.agent.set("", "cluster", "\"secret\"")?;
+    scene.agent.init()?;
     let dump = label(&scene.dump(&["--database", SHOP, "--format", "directory", "--jobs", "2"])?)?;
     let custom = label(&scene.dump(&["--database", SHOP])?)?;
     assert_eq!(scene.labels()?, [dump.clone(), custom.clone()]);
