@@ -80,15 +80,17 @@ fn killed_during_backup(store: StoreKind) -> Result<()> {
     let end = server.mark()?;
     agent.wait_durable(&end.lsn)?;
     // Each backup that the list shows must be good for a restore.
-    let last = known.last().map(String::as_str).unwrap_or("latest");
-    let target = world.at("restored");
-    agent.restore(&target, &["--backup", last, "--archive", "off"])?.ok()?;
-    let restored =
-        Postgres::adopt(&installation, &world, "restored.server", &target)?.with_env(repo.environment());
-    restored.start()?;
-    restored.wait_promoted()?;
-    assert_eq!(restored.digest_all()?, end.digest);
-    drop(restored);
+    for (at, label) in known.iter().enumerate() {
+        let target = world.at(&format!("restored{at}"));
+        agent.restore(&target, &["--backup", label, "--archive", "off"])?.ok()?;
+        let restored = Postgres::adopt(&installation, &world, &format!("restored{at}.server"), &target)?
+            .with_env(repo.environment());
+        restored.start()?;
+        restored.wait_promoted()?;
+        assert_eq!(restored.digest_all()?, end.digest, "{label}");
+        drop(restored);
+        std::fs::remove_dir_all(&target)?;
+    }
     agent.backup_full()?;
     Ok(())
 }

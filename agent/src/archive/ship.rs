@@ -136,7 +136,7 @@ pub struct Archive {
     repository: Repository,
     cluster: ClusterName,
     known: KnownSegments,
-    /// The branch of the last file. Another system identifier is looked up each time: it should not occur.
+    /// The branch of the first file. Another system identifier is looked up each time: it should not occur.
     branch: Arc<OnceCell<Branch>>,
     room: Arc<Semaphore>,
     /// Held by the one who looks ahead.
@@ -375,7 +375,7 @@ fn examine_small(offer: &Offer) -> Result<(Examined, Option<SystemId>), ArchiveE
     Ok((Examined { digest, content }, system_id))
 }
 
-/// The same in bounded memory.
+/// The same as `examine`, in bounded memory.
 fn examine_large(offer: &Offer, segment: SegmentName) -> Result<Digest, ArchiveError> {
     let mut last_content = 0;
     let digest = digest_pieces(offer, |at, piece| {
