@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -127,13 +127,16 @@ pub(crate) struct Change {
 pub(crate) fn changes(facts: &Facts, archive_command: &str) -> anyhow::Result<Vec<Change>> {
     let setting = |name| facts.setting(name).unwrap_or_default();
     let (command, library) = (setting("archive_command"), setting("archive_library"));
-    let is_free = matches!(command, "" | "(disabled)") && library.is_empty();
-    if !is_free && !facts.archives_to_us() && command != archive_command {
-        let other = if library.is_empty() { command } else { library };
+    let is_free = matches!(command, "" | "(disabled)") || command == archive_command;
+    if !is_free || !library.is_empty() {
+        let (other, first) = match library {
+            "" => (command, ""),
+            library => (library, "ALTER SYSTEM SET archive_library = ''; "),
+        };
         return Err(failure(
             format!("this server's WAL is archived by something else: {other}"),
             format!(
-                "if walkeep shall do that from now on: ALTER SYSTEM SET archive_command = {}",
+                "if this walkeep shall do that from now on: {first}ALTER SYSTEM SET archive_command = {}",
                 restore::conf::quote(archive_command)
             ),
         ));
@@ -204,9 +207,12 @@ pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         if !folder.is_dir() {
             make_folder(folder)?;
         }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        // Whole or not at all: half of it would be taken for a configuration by the next call.
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path)?;
+        std::io::Result::Ok(())
     })();
     written.map_err(|error| {
         failure(
@@ -280,7 +286,15 @@ mod tests {
 
     #[test]
     fn somebody_elses_archiving_is_left_alone() {
-        let facts = Facts::of(&[("archive_mode", "on"), ("archive_command", "pgbackrest archive-push %p")]);
-        assert!(changes(&facts, OURS).unwrap_err().to_string().contains("pgbackrest"));
+        let others = [
+            ("archive_command", "pgbackrest archive-push %p"),
+            // Ours, of another cluster or repository.
+            ("archive_command", "/usr/bin/archive-cmd --config /etc/walkeep/other.toml %p"),
+            ("archive_library", "basic_archive"),
+        ];
+        for (name, value) in others {
+            let facts = Facts::of(&[("archive_mode", "on"), (name, value)]);
+            assert!(changes(&facts, OURS).unwrap_err().to_string().contains(value), "{value}");
+        }
     }
 }

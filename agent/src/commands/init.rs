@@ -125,15 +125,17 @@ async fn quick(global: &GlobalArgs, apply: bool) -> anyhow::Result<ExitCode> {
     let path = restore::program::config_file(global).unwrap_or_else(|| proto::config::DEFAULT_PATH.into());
     let path =
         std::path::absolute(&path).with_context(|| format!("cannot make {} absolute", path.display()))?;
-    if path.exists() {
+    let is_there = path.try_exists().with_context(|| format!("cannot look for {}", path.display()))?;
+    let mut global = global.clone();
+    if is_there {
         print(&format!("configured  by {}, as it is\n", path.display()))?;
     } else {
-        write_configuration(global, &path)?;
+        write_configuration(&global, &path)?;
         print(&format!("configured  {} written\n", path.display()))?;
+        // What was given as flags is in the file now, and archive-cmd finds it there.
+        (global.repository, global.cluster, global.postgres) = (None, None, None);
     }
-    // What was given as flags is in the file now, and archive-cmd finds it there.
-    let log = GlobalArgs { repository: None, cluster: None, postgres: None, ..global.clone() };
-    let global = GlobalArgs { config: Some(path), ..log };
+    global.config = Some(path);
     let ready = set_up(&global).await?;
     let line = command_line(&global)?;
     if apply {
